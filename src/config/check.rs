@@ -1,0 +1,268 @@
+//! The rules between the values of a config: what each of them cannot know alone.
+
+use std::time::Duration;
+
+use super::value::{RouteTenant, Segment, Span};
+use super::yaml::Fault;
+use super::{Config, Credentials, Limits, Proxy, Route, Source};
+
+/// All faults, without lines.
+pub fn faults(config: &Config) -> Vec<Fault> {
+    let mut faults = Faults::default();
+    if let Some(proxy) = &config.proxy {
+        check_proxy(proxy, &mut faults);
+        check_ports(config, proxy, &mut faults);
+    }
+    check_credentials(&config.credentials, &mut faults);
+    faults.0
+}
+
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, path: impl Into<String>, what: impl Into<String>) {
+        self.0.push(Fault { path: path.into(), line: 0, what: what.into() });
+    }
+
+    fn add_if(&mut self, wrong: bool, path: impl Into<String>, what: impl Into<String>) {
+        if wrong {
+            self.add(path, what);
+        }
+    }
+}
+
+fn check_proxy(proxy: &Proxy, faults: &mut Faults) {
+    faults.add_if(
+        proxy.listeners.is_empty(),
+        "proxy.listeners",
+        "no listener: add one, such as - address: 127.0.0.1:8080",
+    );
+    faults.add_if(
+        proxy.workers.is_some_and(|workers| !(1..=1024).contains(&workers)),
+        "proxy.workers",
+        "must be between 1 and 1024; leave it out for one a core",
+    );
+    for (index, network) in proxy.trusted_proxies.iter().enumerate() {
+        faults.add_if(
+            network.0.prefix_len() == 0,
+            format!("proxy.trusted_proxies[{index}]"),
+            "trusts the whole world: name the networks of your own proxies",
+        );
+    }
+    faults.add_if(
+        proxy.routes.is_empty(),
+        "proxy.routes",
+        "no route: add one with tenant, path and upstream",
+    );
+    for (index, route) in proxy.routes.iter().enumerate() {
+        check_route(route, &format!("proxy.routes[{index}]"), faults);
+        let twin = proxy.routes[..index]
+            .iter()
+            .position(|other| other.host == route.host && other.path == route.path);
+        if let Some(twin) = twin {
+            let what = format!(
+                "has the same host and path as routes[{twin}]: change one, or take one out"
+            );
+            faults.add(format!("proxy.routes[{index}].path"), what);
+        }
+    }
+    check_limits(&proxy.limits, faults);
+    at_most(proxy.drain.delay, DAY, "proxy.drain.delay", faults);
+    at_most(proxy.drain.deadline, DAY, "proxy.drain.deadline", faults);
+}
+
+fn check_route(route: &Route, place: &str, faults: &mut Faults) {
+    let (by_path, named) = (route.tenant == RouteTenant::ByPath, route.path.tenants());
+    faults.add_if(
+        by_path && named == 0,
+        format!("{place}.path"),
+        "has no {tenant}, from which tenant \"*\" would be read: add it, or name the tenant",
+    );
+    faults.add_if(
+        !by_path && named > 0,
+        format!("{place}.tenant"),
+        "is one tenant while the path has {tenant}: write \"*\", or take {tenant} out of the path",
+    );
+    faults.add_if(named > 1, format!("{place}.path"), "has {tenant} twice: keep one");
+    faults.add_if(
+        named == 0 && route.upstream.url.path.tenants() > 0,
+        format!("{place}.upstream.url"),
+        "has {tenant}, which the route's path does not: add it there, or write the tenant's id",
+    );
+    let literal =
+        |segment: &Segment| matches!(segment, Segment::Literal(text) if text.contains('{'));
+    faults.add_if(
+        route.path.segments().iter().any(literal),
+        format!("{place}.path"),
+        "has braces: only {tenant} is known",
+    );
+    for (index, name) in route.open.iter().enumerate() {
+        faults.add_if(
+            name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+            format!("{place}.open[{index}]"),
+            "must be one resource's name, such as Schemas, without slashes",
+        );
+    }
+    let upstream = &route.upstream;
+    for (span, key) in [
+        (upstream.connect_timeout, "connect_timeout"),
+        (upstream.response_timeout, "response_timeout"),
+    ] {
+        positive(span, &format!("{place}.upstream.{key}"), faults);
+    }
+    at_most(
+        upstream.connect_wait,
+        Duration::from_secs(60),
+        &format!("{place}.upstream.connect_wait"),
+        faults,
+    );
+}
+
+fn check_limits(limits: &Limits, faults: &mut Faults) {
+    for (span, key) in [
+        (limits.header_timeout, "header_timeout"),
+        (limits.body_idle_timeout, "body_idle_timeout"),
+        (limits.send_idle_timeout, "send_idle_timeout"),
+        (limits.request_time, "request_time"),
+        (limits.idle_timeout, "idle_timeout"),
+    ] {
+        positive(span, &format!("proxy.limits.{key}"), faults);
+    }
+    faults.add_if(
+        !(8 << 10..=1 << 20).contains(&limits.header_bytes.0),
+        "proxy.limits.header_bytes",
+        "must be between 8KiB and 1MiB",
+    );
+    faults.add_if(limits.connections == 0, "proxy.limits.connections", "must be at least 1");
+}
+
+fn check_ports(config: &Config, proxy: &Proxy, faults: &mut Faults) {
+    let mut taken = Vec::new();
+    if let Some(ops) = &config.ops {
+        taken.push((ops.listen, "ops.listen".to_owned()));
+    }
+    for (index, listener) in proxy.listeners.iter().enumerate() {
+        let place = format!("proxy.listeners[{index}].address");
+        let twin = taken.iter().find(|(address, _)| *address == listener.address);
+        if let Some((_, other)) = twin.filter(|_| listener.address.0.port() != 0) {
+            faults.add(&place, format!("is the same as {other}: choose another port"));
+        }
+        taken.push((listener.address, place));
+    }
+}
+
+fn check_credentials(credentials: &Credentials, faults: &mut Faults) {
+    faults.add_if(
+        credentials.source == Source::File && credentials.file.is_none(),
+        "credentials.source",
+        "is file, and there is no file section: add file: { path: credentials.yaml }",
+    );
+    positive(credentials.refresh, "credentials.refresh", faults);
+    for (span, key) in
+        [(credentials.max_stale.reads, "reads"), (credentials.max_stale.writes, "writes")]
+    {
+        faults.add_if(
+            span < credentials.refresh,
+            format!("credentials.max_stale.{key}"),
+            "is shorter than refresh, so good tokens would be refused between two of them: make it longer",
+        );
+    }
+}
+
+fn positive(span: Span, path: &str, faults: &mut Faults) {
+    faults.add_if(span.0.is_zero(), path, "must be longer than nothing");
+    at_most(span, DAY, path, faults);
+}
+
+fn at_most(span: Span, most: Duration, path: &str, faults: &mut Faults) {
+    faults.add_if(span.0 > most, path, format!("must be at most {}", Span(most)));
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const GOOD: &str = r#"
+proxy:
+  listeners: [{ address: 127.0.0.1:8080 }]
+  routes:
+    - tenant: z-1
+      path: /scim/v2
+      upstream: { url: "http://127.0.0.1:9000/scim/v2" }
+credentials: { source: file, file: { path: credentials.yaml } }
+ops: { listen: 127.0.0.1:9090 }
+"#;
+
+    /// What is told of the good config with `from` replaced by `to`.
+    fn check(from: &str, to: &str, told: &[&str]) {
+        assert!(GOOD.contains(from), "{from}");
+        let text = GOOD.replacen(from, to, 1);
+        let faults = Config::parse(&text, Path::new("/etc/guard")).err().unwrap_or_default();
+        let faults: Vec<String> = faults.iter().map(Fault::to_string).collect();
+        assert_eq!(faults.len(), told.len(), "{faults:#?}");
+        for (fault, told) in faults.iter().zip(told) {
+            assert!(fault.contains(told), "{fault} should tell {told}");
+        }
+    }
+
+    #[test]
+    fn a_good_config_passes_and_prints_as_it_is_in_force() {
+        let config = Config::parse(GOOD, Path::new("/etc/guard")).expect("valid");
+        let printed = config.to_yaml();
+        assert!(printed.contains("request_body: 8MiB"), "{printed}");
+        assert!(printed.contains("path: /etc/guard/credentials.yaml"), "{printed}");
+        assert_eq!(Config::parse(&printed, Path::new("/")).expect("printed is valid"), config);
+    }
+
+    #[test]
+    fn wrong_values_are_told_with_line_path_and_mend() {
+        check("/scim/v2\n", "scim\n", &["line 6, proxy.routes[0].path: write a path such as"]);
+        check("127.0.0.1:8080", "localhost", &["line 3, proxy.listeners[0].address: write an IP"]);
+        check(
+            "listen:",
+            "listn:",
+            &["unknown key: did you mean `listen`?", "`listen` is required"],
+        );
+        check("source: file", "source: etcd", &["credentials.source: unknown variant `etcd`"]);
+        check("- tenant: z-1", "- tenant: 7", &["proxy.routes[0].tenant: write a tenant id"]);
+    }
+
+    #[test]
+    fn rules_between_values() {
+        check("127.0.0.1:8080", "127.0.0.1:9090", &["is the same as ops.listen"]);
+        check("/scim/v2\n", "/{tenant}/v2\n", &["proxy.routes[0].tenant: is one tenant while"]);
+        check("tenant: z-1", "tenant: \"*\"", &["proxy.routes[0].path: has no {tenant}"]);
+        check("9000/scim", "9000/{tenant}", &["proxy.routes[0].upstream.url: has {tenant}"]);
+        check(", file: { path: credentials.yaml }", "", &["there is no file section"]);
+        check("  routes:", "  trusted_proxies: [0.0.0.0/0]\n  routes:", &["the whole world"]);
+        check(
+            "  routes:",
+            "  limits: { header_bytes: 1KiB, idle_timeout: 0s }\n  routes:",
+            &["idle_timeout: must be longer", "header_bytes: must be between"],
+        );
+        let twin =
+            "    - { tenant: z-2, path: /scim/v2/, upstream: { url: http://b/ } }\ncredentials:";
+        check("credentials:", twin, &["same host and path as routes[0]"]);
+    }
+
+    #[test]
+    fn faults_of_values_and_rules_are_told_together() {
+        check(
+            "8080 }]",
+            "8080, tls: x }]\n  workers: 0",
+            &["unknown key", "proxy.workers: must be"],
+        );
+    }
+
+    #[test]
+    fn a_secret_in_the_wrong_place_is_not_repeated() {
+        let text = GOOD.replace("v2\" }", "v2\", authorization: Bearer planted }");
+        let faults = Config::parse(&text, Path::new("/")).expect_err("invalid");
+        assert!(!format!("{faults:?}").contains("planted"), "{faults:?}");
+    }
+}

@@ -1,0 +1,409 @@
+//! `proxy.yaml` as plain data: no sockets, no clients, no secrets. A loaded [`Config`] is right
+//! in itself; whether files can be read and ports bound shows when it is put to use.
+
+mod check;
+pub mod value;
+pub mod yaml;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use value::{
+    Address, Authorization, HostName, Network, RoutePath, RouteTenant, Size, Span, UpstreamUrl,
+    rebase,
+};
+use yaml::{Fault, Node};
+
+/// The whole of `proxy.yaml`. A section that is left out is not started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
+    pub credentials: Credentials,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ops: Option<Ops>,
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// The face that forwards SCIM requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Proxy {
+    pub listeners: Vec<Listener>,
+    /// Threads that serve requests. More than there are cores costs speed. Default: the number of
+    /// available cores. A change needs a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+    /// Peers whose `X-Forwarded-For`, `-Host` and `-Proto` are believed, each a network or an
+    /// address. A wrong entry lets strangers choose the address that is logged. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<Network>,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub drain: Drain,
+    pub routes: Vec<Route>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    pub address: Address,
+}
+
+/// What one client may take from us.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The largest request body; beyond it 413. Bodies are streamed, so this costs no memory.
+    /// Default: 8 MiB.
+    pub request_body: Size,
+    /// The largest request head; beyond it 431. Each connection may hold as much memory, 8 KiB to
+    /// 1 MiB. Default: 32 KiB.
+    pub header_bytes: Size,
+    /// From the first byte of a request to the end of its head. Default: 10 seconds.
+    pub header_timeout: Span,
+    /// Between two pieces of a request body. Default: 30 seconds.
+    pub body_idle_timeout: Span,
+    /// How long a client may leave an answer unread. Default: 30 seconds.
+    pub send_idle_timeout: Span,
+    /// For one request in all. Default: 5 minutes.
+    pub request_time: Span,
+    /// Between two requests on a connection. Default: 75 seconds.
+    pub idle_timeout: Span,
+    /// Connections at a time; more wait in the system's queue. Default: 10,000.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_body: Size(8 << 20),
+            header_bytes: Size(32 << 10),
+            header_timeout: Span::seconds(10),
+            body_idle_timeout: Span::seconds(30),
+            send_idle_timeout: Span::seconds(30),
+            request_time: Span::seconds(300),
+            idle_timeout: Span::seconds(75),
+            connections: 10_000,
+        }
+    }
+}
+
+/// How we leave after SIGTERM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// How long we go on accepting while `/readyz` already says no, so that load balancers see
+    /// it. Default: 5 seconds.
+    pub delay: Span,
+    /// How long requests may then take to finish. Default: 20 seconds.
+    pub deadline: Span,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { delay: Span::seconds(5), deadline: Span::seconds(20) }
+    }
+}
+
+/// Which requests belong to which tenant, and where they go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// A token opens its own tenant's routes and no others. `"*"` takes the tenant from the path.
+    pub tenant: RouteTenant,
+    /// Only requests for this host. Such a route goes before those without. Default: every host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
+    /// Only requests at or below this path. The longest path goes first.
+    pub path: RoutePath,
+    pub upstream: Upstream,
+    /// Resources that may be read (GET, HEAD) without a token, such as `ServiceProviderConfig`,
+    /// `Schemas` and `ResourceTypes`. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<String>,
+    /// Accept `Authorization: TOKEN` without `Bearer`, as some of Okta's apps send it.
+    /// Default: false.
+    #[serde(default)]
+    pub bare_token: bool,
+}
+
+/// The SCIM server behind a route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// The target is this URL's path and what the request has beyond the route's.
+    pub url: UpstreamUrl,
+    /// `remove` takes the client's header away, `keep` passes it, `file:PATH` replaces it. The
+    /// file is watched. Default: remove.
+    #[serde(default = "Upstream::default_authorization")]
+    pub authorization: Authorization,
+    /// The `Host` that the backend sees. Default: the client's, from which most backends build
+    /// `meta.location`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
+    /// For one attempt to connect. Default: 2 seconds.
+    #[serde(default = "Upstream::default_connect_timeout")]
+    pub connect_timeout: Span,
+    /// Until the head of the answer, and between two pieces of its body. Default: 60 seconds.
+    #[serde(default = "Upstream::default_response_timeout")]
+    pub response_timeout: Span,
+    /// How long a request waits for a backend that refuses connections, as one that restarts
+    /// does. Identity providers may try a deactivation only once. Default: 10 seconds.
+    #[serde(default = "Upstream::default_connect_wait")]
+    pub connect_wait: Span,
+}
+
+impl Upstream {
+    fn default_authorization() -> Authorization {
+        Authorization::Remove
+    }
+
+    fn default_connect_timeout() -> Span {
+        Span::seconds(2)
+    }
+
+    fn default_response_timeout() -> Span {
+        Span::seconds(60)
+    }
+
+    fn default_connect_wait() -> Span {
+        Span::seconds(10)
+    }
+}
+
+/// Where the credential table comes from and how far it is trusted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    pub source: Source,
+    /// For `source: file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileSource>,
+    /// A YAML list of `{credential_id, tenant}` or `{digest}` that are refused whatever the source
+    /// says. Must exist at start; `[]` is an empty one. A change of the path needs a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deny: Option<PathBuf>,
+    /// How often the source should confirm the table at the latest. An unknown token is 401 only
+    /// while the last confirmation is not older than twice this; then 503. Default: 30 seconds.
+    #[serde(default = "Credentials::default_refresh")]
+    pub refresh: Span,
+    #[serde(default)]
+    pub max_stale: MaxStale,
+    #[serde(default)]
+    pub cache: Cache,
+}
+
+impl Credentials {
+    fn default_refresh() -> Span {
+        Span::seconds(30)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    File,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileSource {
+    /// A YAML list of credentials, or JSON lines if the name ends in `.jsonl`. Watched; replace it
+    /// by renaming a whole file over it. A change of the path needs a restart.
+    pub path: PathBuf,
+}
+
+/// How long the table is trusted after its source was last heard. Longer rides out outages; a
+/// token revoked meanwhile also lives that much longer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaxStale {
+    /// For GET, HEAD and searches. Default: 12 hours.
+    pub reads: Span,
+    /// For all else. Default: 12 hours.
+    pub writes: Span,
+}
+
+impl Default for MaxStale {
+    fn default() -> Self {
+        Self { reads: Span::seconds(12 * 3600), writes: Span::seconds(12 * 3600) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Credentials in use that are kept resolved, at about 600 bytes each. Default: 100,000.
+    /// A change needs a restart.
+    pub entries: u64,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { entries: 100_000 }
+    }
+}
+
+/// Liveness, readiness and metrics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ops {
+    /// Not for strangers: it tells credential ids. A change needs a restart.
+    pub listen: Address,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Of the diagnostics on standard error. Default: info.
+    pub level: Level,
+    /// `json`, or `text` for people. A change needs a restart. Default: json.
+    pub format: LogFormat,
+    /// Whether each request gets a line on standard output. Default: true.
+    pub access: bool,
+    /// `full` logs the path of a request, `route` only the route's; never the query, which holds
+    /// personal data. Default: full.
+    pub path: LogPath,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: Level::Info, format: LogFormat::Json, access: true, path: LogPath::Full }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogPath {
+    Full,
+    Route,
+}
+
+impl Config {
+    /// Reads a config file. Relative paths in it are meant from the file's own directory.
+    pub fn load(path: &Path) -> Result<Self, Invalid> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let what = format!("cannot be read: {error}");
+            Invalid { file: path.to_owned(), faults: vec![Fault::of_file(what)] }
+        })?;
+        let directory = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, directory).map_err(|faults| Invalid { file: path.to_owned(), faults })
+    }
+
+    /// Reads the text of a config file that stands in `directory`.
+    pub fn parse(text: &str, directory: &Path) -> Result<Self, Vec<Fault>> {
+        let document = Node::parse(text).map_err(|fault| vec![fault])?;
+        let decoded = document.clone().decode::<Self>();
+        let mut faults = decoded.faults;
+        let Some(mut config) = decoded.value else { return Err(faults) };
+        for mut fault in check::faults(&config) {
+            let consequence = |told: &Fault| {
+                yaml::covers(&fault.path, &told.path) || yaml::covers(&told.path, &fault.path)
+            };
+            if !faults.iter().any(consequence) {
+                fault.line = document.line_of(&fault.path);
+                faults.push(fault);
+            }
+        }
+        if !faults.is_empty() {
+            faults.sort_by_key(|fault| fault.line);
+            return Err(faults);
+        }
+        config.rebase(directory);
+        Ok(config)
+    }
+
+    fn rebase(&mut self, directory: &Path) {
+        let routes = self.proxy.iter_mut().flat_map(|proxy| &mut proxy.routes);
+        for route in routes {
+            if let Authorization::File(path) = &mut route.upstream.authorization {
+                rebase(path, directory);
+            }
+        }
+        if let Some(file) = &mut self.credentials.file {
+            rebase(&mut file.path, directory);
+        }
+        if let Some(path) = &mut self.credentials.deny {
+            rebase(path, directory);
+        }
+    }
+
+    /// The first key that differs from `other` and cannot change while we run.
+    pub fn restart_needed(&self, other: &Self) -> Option<&'static str> {
+        let workers = |config: &Self| config.proxy.as_ref().map(|proxy| proxy.workers);
+        let (old, new) = (&self.credentials, &other.credentials);
+        [
+            ("proxy (as a whole section)", self.proxy.is_some() != other.proxy.is_some()),
+            ("proxy.workers", workers(self) != workers(other)),
+            ("credentials.source", old.source != new.source),
+            ("credentials.file", old.file != new.file),
+            ("credentials.deny", old.deny != new.deny),
+            ("credentials.cache", old.cache != new.cache),
+            ("ops", self.ops != other.ops),
+            ("log.format", self.log.format != other.log.format),
+        ]
+        .into_iter()
+        .find_map(|(key, changed)| changed.then_some(key))
+    }
+
+    /// The config as it is in force, defaults and all. Secrets are references, so none shows.
+    pub fn to_yaml(&self) -> String {
+        serde_saphyr::to_string(self).expect("plain data has a YAML form")
+    }
+
+    /// JSON Schema (2020-12) of the config file, for editors.
+    pub fn schema() -> String {
+        let schema = schemars::schema_for!(Self);
+        serde_json::to_string_pretty(&schema).expect("a schema is JSON")
+    }
+}
+
+impl Fault {
+    fn of_file(what: String) -> Self {
+        Self { path: String::new(), line: 0, what }
+    }
+}
+
+/// A file that cannot be taken, with all that is wrong in it.
+#[derive(Debug)]
+pub struct Invalid {
+    pub file: PathBuf,
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.display();
+        for (index, fault) in self.faults.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(f, "{newline}{file}: {fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Invalid {}

@@ -1,0 +1,534 @@
+//! The leaf values of `proxy.yaml`: each parses itself, says what it wants when it can't, and
+//! prints itself as it would be written.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::credential::TenantId;
+
+/// Gives a type that has `FromStr` and `Display` its place in YAML and in the JSON Schema. The
+/// refusal never repeats what was written: it may be a secret in the wrong place.
+macro_rules! written_as_text {
+    ($name:ident, $wanted:literal, $pattern:literal) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                text_value(deserializer, $wanted)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "description": $wanted, "pattern": $pattern })
+            }
+        }
+    };
+}
+
+fn text_value<'de, D: Deserializer<'de>, T: FromStr>(
+    deserializer: D,
+    wanted: &str,
+) -> Result<T, D::Error> {
+    let refusal = || serde::de::Error::custom(format!("write {wanted}"));
+    let text = serde_json::Value::deserialize(deserializer)?;
+    text.as_str().and_then(|text| text.parse().ok()).ok_or_else(refusal)
+}
+
+/// The text does not follow the type's grammar; what is wanted stands with the type.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// A length of time: a whole number and `ms`, `s`, `m`, `h`, `d` or `y` (365 days).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl Span {
+    pub const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+}
+
+const SPAN_UNITS: [(&str, u64); 6] = [
+    ("ms", 1),
+    ("y", 365 * 86_400_000),
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+];
+
+impl FromStr for Span {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let millis = number_with_unit(text, &SPAN_UNITS)?;
+        Ok(Self(Duration::from_millis(millis)))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis() as u64;
+        write_with_unit(f, millis, &SPAN_UNITS, "s")
+    }
+}
+
+written_as_text!(
+    Span,
+    "a whole number and a unit out of ms, s, m, h, d and y (365 days), such as 30s",
+    "^[0-9]+(ms|s|m|h|d|y)$"
+);
+
+/// A number of bytes: a whole number, with `KiB`, `MiB` or `GiB` behind it if need be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+const SIZE_UNITS: [(&str, u64); 4] =
+    [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+impl FromStr for Size {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        number_with_unit(text, &SIZE_UNITS).map(Self)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_with_unit(f, self.0, &SIZE_UNITS, "B")
+    }
+}
+
+written_as_text!(
+    Size,
+    "a whole number and a unit out of B, KiB, MiB and GiB, such as 8MiB",
+    "^[0-9]+(B|KiB|MiB|GiB)$"
+);
+
+fn number_with_unit(text: &str, units: &[(&str, u64)]) -> Result<u64, Malformed> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit).ok_or(Malformed)?;
+    let number: u64 = number.parse().map_err(|_| Malformed)?;
+    number.checked_mul(*factor).ok_or(Malformed)
+}
+
+/// Takes the largest unit that loses nothing; `zero` is the unit of nothing.
+fn write_with_unit(
+    f: &mut fmt::Formatter<'_>,
+    number: u64,
+    units: &[(&str, u64)],
+    zero: &str,
+) -> fmt::Result {
+    let whole = units.iter().filter(|(_, factor)| number != 0 && number % factor == 0);
+    match whole.max_by_key(|(_, factor)| *factor) {
+        Some((unit, factor)) => write!(f, "{}{unit}", number / factor),
+        None => write!(f, "0{zero}"),
+    }
+}
+
+/// Where to listen: `IP:PORT`; port 0 lets the system choose one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Address(pub SocketAddr);
+
+impl FromStr for Address {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        text.parse().map(Self).map_err(|_| Malformed)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+written_as_text!(
+    Address,
+    "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080",
+    "^.+:[0-9]+$"
+);
+
+/// A network in CIDR form, or a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(pub ipnet::IpNet);
+
+impl Network {
+    /// IPv4 addresses written as IPv6 ones are the same peers.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+impl FromStr for Network {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let single = || text.parse::<IpAddr>().map(ipnet::IpNet::from);
+        text.parse().or_else(|_| single()).map(Self).map_err(|_| Malformed)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+written_as_text!(
+    Network,
+    "a network or an address, such as 10.0.0.0/8",
+    "^[0-9a-fA-F:.]+(/[0-9]+)?$"
+);
+
+/// A host name as it stands in a `Host` header, without a port. Compared without case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostName(String);
+
+impl HostName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for HostName {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte);
+        let bracketed = text.starts_with('[') && text.ends_with(']');
+        let port = !bracketed && text.contains(':');
+        if text.is_empty() || text.len() > 255 || port || !text.bytes().all(allowed) {
+            return Err(Malformed);
+        }
+        Ok(Self(text.to_ascii_lowercase()))
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+written_as_text!(
+    HostName,
+    "a host name without scheme and port, such as scim.example.com",
+    "^[A-Za-z0-9.\\-_:\\[\\]]+$"
+);
+
+/// Whose users a route is about: one tenant, or the one that the path names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteTenant {
+    One(TenantId),
+    ByPath,
+}
+
+impl FromStr for RouteTenant {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match text {
+            "*" => Ok(Self::ByPath),
+            _ => TenantId::parse(text).map(Self::One).map_err(|_| Malformed),
+        }
+    }
+}
+
+impl fmt::Display for RouteTenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(tenant) => tenant.fmt(f),
+            Self::ByPath => f.write_str("*"),
+        }
+    }
+}
+
+written_as_text!(
+    RouteTenant,
+    "a tenant id of 1 to 128 of A-Z a-z 0-9 . _ -, or \"*\" for the one that {tenant} in the path names",
+    "^([A-Za-z0-9._-]{1,128}|\\*)$"
+);
+
+/// The path below which a route's requests lie. Matched on segment boundaries, so `/scim` covers
+/// `/scim/Users` and not `/scimitar`. A segment may be `{tenant}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoutePath(Vec<Segment>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    Literal(String),
+    Tenant,
+}
+
+impl RoutePath {
+    pub fn segments(&self) -> &[Segment] {
+        &self.0
+    }
+
+    pub fn tenants(&self) -> usize {
+        self.0.iter().filter(|segment| **segment == Segment::Tenant).count()
+    }
+}
+
+impl FromStr for RoutePath {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let text = text.strip_prefix('/').ok_or(Malformed)?;
+        if text.is_empty() {
+            return Ok(Self(Vec::new()));
+        }
+        let text = text.strip_suffix('/').unwrap_or(text);
+        text.split('/').map(Segment::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Segment {
+    fn parse(text: &str) -> Result<Self, Malformed> {
+        if text == "{tenant}" {
+            return Ok(Self::Tenant);
+        }
+        let allowed =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte);
+        let plain = !text.is_empty() && text != "." && text != ".." && text.bytes().all(allowed);
+        if plain { Ok(Self::Literal(text.to_owned())) } else { Err(Malformed) }
+    }
+}
+
+impl fmt::Display for RoutePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("/");
+        }
+        self.0.iter().try_for_each(|segment| match segment {
+            Segment::Literal(text) => write!(f, "/{text}"),
+            Segment::Tenant => f.write_str("/{tenant}"),
+        })
+    }
+}
+
+written_as_text!(
+    RoutePath,
+    "a path such as /scim/v2 or /{tenant}/scim/v2, without query, dot segments and percent signs",
+    "^/[^?#%]*$"
+);
+
+/// Where a backend is: `http://HOST:PORT/PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamUrl {
+    /// As in the URL, without brackets.
+    pub host: String,
+    pub port: u16,
+    pub path: RoutePath,
+}
+
+impl UpstreamUrl {
+    /// As it would stand in a `Host` header.
+    pub fn authority(&self) -> String {
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == 80 { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+impl FromStr for UpstreamUrl {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let rest = text.strip_prefix("http://").ok_or(Malformed)?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let path = if path.is_empty() { "/" } else { path }.parse()?;
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                (host, port.parse().map_err(|_| Malformed)?)
+            }
+            _ => (authority, 80),
+        };
+        let name: HostName = host.parse()?;
+        let bare = name.0.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if port == 0 || (bare.len() != name.0.len() && bare.parse::<IpAddr>().is_err()) {
+            return Err(Malformed);
+        }
+        Ok(Self { host: bare, port, path })
+    }
+}
+
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority(), self.path)
+    }
+}
+
+written_as_text!(
+    UpstreamUrl,
+    "http:// with host, port and path, such as http://127.0.0.1:9000/scim/v2, without user, query and percent signs",
+    "^http://[^/?#@]+(/[^?#%]*)?$"
+);
+
+/// What becomes of the client's `Authorization` header on the way to the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authorization {
+    Remove,
+    Keep,
+    /// Replaced by what the file holds, which is the header's whole value.
+    File(PathBuf),
+}
+
+impl FromStr for Authorization {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match text {
+            "remove" => Ok(Self::Remove),
+            "keep" => Ok(Self::Keep),
+            _ => match text.strip_prefix("file:") {
+                Some(path) if !path.is_empty() => Ok(Self::File(path.into())),
+                _ => Err(Malformed),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remove => f.write_str("remove"),
+            Self::Keep => f.write_str("keep"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+written_as_text!(
+    Authorization,
+    "remove, keep, or file:PATH of a file that holds the header's whole value",
+    "^(remove|keep|file:.+)$"
+);
+
+/// Puts a relative path below the directory of the config file.
+pub fn rebase(path: &mut PathBuf, directory: &Path) {
+    if path.is_relative() {
+        *path = directory.join(&path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `printed` is how the value is written back; `None` if it must be refused.
+    fn check<T: FromStr + fmt::Display>(text: &str, printed: Option<&str>) {
+        let parsed = text.parse::<T>().ok().map(|value| value.to_string());
+        assert_eq!(parsed.as_deref(), printed, "{text}");
+    }
+
+    #[test]
+    fn lengths_of_time() {
+        check::<Span>("30s", Some("30s"));
+        check::<Span>("60s", Some("1m"));
+        check::<Span>("90m", Some("90m"));
+        check::<Span>("1y", Some("1y"));
+        check::<Span>("0s", Some("0s"));
+        check::<Span>("1500ms", Some("1500ms"));
+        for bad in ["30", "s", "1.5s", "-1s", "1 s", "1M", "1w", "99999999999999999999s"] {
+            check::<Span>(bad, None);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        check::<Size>("8MiB", Some("8MiB"));
+        check::<Size>("2048KiB", Some("2MiB"));
+        check::<Size>("0B", Some("0B"));
+        for bad in ["8MB", "8", "8 MiB", "999999999999GiB"] {
+            check::<Size>(bad, None);
+        }
+    }
+
+    #[test]
+    fn paths_of_routes() {
+        check::<RoutePath>("/", Some("/"));
+        check::<RoutePath>("/scim/v2", Some("/scim/v2"));
+        check::<RoutePath>("/scim/v2/", Some("/scim/v2"));
+        check::<RoutePath>("/{tenant}/scim", Some("/{tenant}/scim"));
+        for bad in [
+            "",
+            "scim",
+            "//",
+            "/a//b",
+            "/a/../b",
+            "/a%2fb",
+            "/a?b",
+            "/{tenant",
+            "/x{tenant}",
+            "/a;b",
+        ] {
+            check::<RoutePath>(bad, None);
+        }
+    }
+
+    #[test]
+    fn urls_of_backends() {
+        check::<UpstreamUrl>(
+            "http://127.0.0.1:9000/scim/v2",
+            Some("http://127.0.0.1:9000/scim/v2"),
+        );
+        check::<UpstreamUrl>("http://Backend", Some("http://backend/"));
+        check::<UpstreamUrl>("http://[::1]:9000", Some("http://[::1]:9000/"));
+        for bad in [
+            "127.0.0.1:9000",
+            "https://backend/",
+            "http://",
+            "http://user:word@backend/",
+            "http://backend:0/",
+            "http://backend:99999/",
+            "http://backend/a?b",
+            "http://[backend]/",
+        ] {
+            check::<UpstreamUrl>(bad, None);
+        }
+    }
+
+    #[test]
+    fn authorization_modes() {
+        check::<Authorization>("keep", Some("keep"));
+        check::<Authorization>("file:/run/secret", Some("file:/run/secret"));
+        for bad in ["Keep", "file:", "Bearer abc", "env:TOKEN"] {
+            check::<Authorization>(bad, None);
+        }
+    }
+
+    #[test]
+    fn hosts_addresses_networks_and_tenants() {
+        check::<HostName>("SCIM.example.com", Some("scim.example.com"));
+        check::<HostName>("scim.example.com:443", None);
+        check::<Address>("localhost:80", None);
+        check::<Network>("10.0.0.0/8", Some("10.0.0.0/8"));
+        check::<Network>("10.1.2.3", Some("10.1.2.3/32"));
+        check::<Network>("10.0.0.0/33", None);
+        check::<RouteTenant>("*", Some("*"));
+        check::<RouteTenant>("a/b", None);
+        let network: Network = "10.0.0.0/8".parse().expect("valid");
+        assert!(network.contains("::ffff:10.1.2.3".parse().expect("valid")));
+    }
+}
