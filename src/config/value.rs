@@ -19,7 +19,7 @@ macro_rules! written_as_text {
     ($name:ident, $wanted:literal, $pattern:literal) => {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                text_value(deserializer, $wanted)
+                text_value(deserializer, $wanted, |text| text.parse().ok())
             }
         }
 
@@ -41,13 +41,15 @@ macro_rules! written_as_text {
     };
 }
 
-fn text_value<'de, D: Deserializer<'de>, T: FromStr>(
+/// Reads a text by `read`. The refusal says what is wanted and not what was written.
+pub fn text_value<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     wanted: &str,
+    read: impl FnOnce(&str) -> Option<T>,
 ) -> Result<T, D::Error> {
     let refusal = || serde::de::Error::custom(format!("write {wanted}"));
-    let text = serde_json::Value::deserialize(deserializer)?;
-    text.as_str().and_then(|text| text.parse().ok()).ok_or_else(refusal)
+    let value = serde_json::Value::deserialize(deserializer)?;
+    value.as_str().and_then(read).ok_or_else(refusal)
 }
 
 /// The text does not follow the type's grammar; what is wanted stands with the type.

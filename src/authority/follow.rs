@@ -1,0 +1,474 @@
+//! Follows the credential file and the deny file, and is the only one who changes the table.
+//!
+//! Each second both files are looked at; what is to be done about what was seen is decided by
+//! steps that know neither file nor clock.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Authority;
+use super::table::Table;
+use crate::clock::{Clock, Now};
+use crate::config::Credentials;
+use crate::credential::{Credential, Expiry, Revision, Status, TokenDigest};
+use crate::source::Listing;
+use crate::source::file::{CredentialReader, DenyList, Format};
+use crate::source::watch::{ContentHash, Look, WatchedFile};
+
+/// How often files are looked at.
+pub const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Owns the rows. To be polled once every [`INTERVAL`] by one thread.
+pub struct Follower {
+    authority: Arc<Authority>,
+    clock: Clock,
+    credentials: Watched<Listing>,
+    reader: CredentialReader,
+    deny: Option<Watched<DenyList>>,
+    table: Table,
+    polls: u64,
+    /// Returns once every worker has come round its loop.
+    round: Box<dyn Fn() + Send>,
+}
+
+/// A start that must not go on.
+#[derive(Debug)]
+pub struct DenyFileInvalid(String);
+
+impl std::fmt::Display for DenyFileInvalid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for DenyFileInvalid {}
+
+impl Follower {
+    /// Reads the deny file, without which nothing is decided, and has a first look at the
+    /// credential file.
+    ///
+    /// # Panics
+    /// If the config is not a checked one and lacks the section of its source.
+    pub fn start(
+        config: &Credentials,
+        authority: Arc<Authority>,
+        clock: Clock,
+        round: Box<dyn Fn() + Send>,
+    ) -> Result<Self, DenyFileInvalid> {
+        let path = &config.file.as_ref().expect("a checked config has it").path;
+        let mut follower = Self {
+            authority,
+            clock,
+            credentials: Watched::new("credentials", path),
+            reader: CredentialReader::new(Format::of(path)),
+            deny: config.deny.as_ref().map(|path| Watched::new("deny", path)),
+            table: Table::new(),
+            polls: 0,
+            round,
+        };
+        follower.poll();
+        if let Some(deny) = &follower.deny
+            && let Some(fault) = &deny.fault
+        {
+            let path = deny.file.path().display();
+            let what =
+                format!("credentials.deny: {path}: {fault}: mend the file, or write [] to it");
+            return Err(DenyFileInvalid(what));
+        }
+        Ok(follower)
+    }
+
+    /// Looks at both files once and applies what is ripe.
+    pub fn poll(&mut self) {
+        let begun = self.clock.now();
+        self.polls += 1;
+        self.poll_deny();
+        self.poll_credentials(begun);
+        self.tell(&begun);
+    }
+
+    fn poll_credentials(&mut self, begun: Now) {
+        let reader = &mut self.reader;
+        let step = self.credentials.step(|content| reader.read(content).map_err(|f| f.to_string()));
+        match step {
+            Step::Wait | Step::Preview(_) => {}
+            Step::Confirm => self.authority.confirmed.store(Some(Arc::new(begun))),
+            Step::Apply(listing) => {
+                let (count, revision) = (listing.len(), Revision(self.polls));
+                self.apply(listing, revision);
+                self.authority.confirmed.store(Some(Arc::new(begun)));
+                tracing::info!(credentials = count, revision = revision.0, "table applied");
+            }
+        }
+    }
+
+    fn apply(&mut self, listing: Listing, revision: Revision) {
+        for endless in listing.iter().filter(|row| row.expiry == Expiry::Never) {
+            tracing::warn!(credential_id = %endless.id, "insecure_no_expiry: this token never ends");
+        }
+        let authority = &self.authority;
+        let tenants: HashSet<_> = listing.iter().map(|row| row.tenant.clone()).collect();
+        authority.tenants.store(Arc::new(tenants));
+        self.table.replace(listing, revision, &authority.index, |digest: &TokenDigest| {
+            authority.epochs.raise(digest);
+            authority.cache.invalidate(digest);
+        });
+        (self.round)();
+    }
+
+    /// Denials count at first sight, their removal when two looks agree.
+    fn poll_deny(&mut self) {
+        let Some(deny) = &mut self.deny else { return };
+        let list = match deny.step(|content| DenyList::read(content).map_err(|f| f.to_string())) {
+            Step::Wait | Step::Confirm => return,
+            Step::Preview(list) => self.authority.deny.load().with(list),
+            Step::Apply(list) => list,
+        };
+        if **self.authority.deny.load() == list {
+            return;
+        }
+        let denials = list.len();
+        self.authority.deny.store(Arc::new(list));
+        self.authority.epochs.raise_all();
+        (self.round)();
+        tracing::info!(denials, "deny file applied");
+    }
+
+    /// Sets the metrics that describe the table.
+    fn tell(&self, now: &Now) {
+        let metrics = &self.authority.metrics;
+        metrics.table_revision.set(self.table.applied().0 as i64);
+        let result = if self.credentials.fault.is_none() { "success" } else { "failure" };
+        metrics.source_refresh.with_label_values(&[result]).inc();
+        let up = |fault: &Option<String>| i64::from(fault.is_none());
+        metrics.source_up.with_label_values(&["file"]).set(up(&self.credentials.fault));
+        if let Some(deny) = &self.deny {
+            metrics.source_up.with_label_values(&["deny"]).set(up(&deny.fault));
+        }
+        if self.polls % CENSUS == 1 || self.table.applied() == Revision(self.polls) {
+            self.take_census(now);
+        }
+    }
+
+    /// Counts over all rows, which are many: only after a change and once in a while.
+    fn take_census(&self, now: &Now) {
+        let metrics = &self.authority.metrics;
+        let count = |state: &str, is: &dyn Fn(&Credential) -> bool| {
+            let count = self.table.rows().filter(|row| is(row)).count();
+            metrics.credentials.with_label_values(&[state]).set(count as i64);
+        };
+        let ended = |row: &Credential| matches!(row.expiry, Expiry::At(end) if end <= now.wall);
+        let deny = self.authority.deny.load();
+        count("enabled", &|row| row.status == Status::Enabled && !ended(row));
+        count("disabled", &|row| row.status == Status::Disabled);
+        count("expired", &|row| row.status == Status::Enabled && ended(row));
+        count("denied", &|row| deny.names(row));
+
+        let ends = |row: &Credential| match row.expiry {
+            Expiry::At(end) if row.status == Status::Enabled && end > now.wall => Some(end),
+            _ => None,
+        };
+        let mut ending: Vec<_> =
+            self.table.rows().filter_map(|row| Some((ends(row)?, &row.id))).collect();
+        for (within, days) in [("7d", 7), ("30d", 30), ("90d", 90)] {
+            let limit = now.wall.plus(Duration::from_secs(days * 86_400));
+            let count = ending.iter().filter(|(end, _)| *end <= limit).count();
+            metrics.credentials_expiring.with_label_values(&[within]).set(count as i64);
+        }
+        if ending.len() > SOONEST {
+            ending.select_nth_unstable(SOONEST);
+            ending.truncate(SOONEST);
+        }
+        metrics.credential_expiry.reset();
+        for (end, id) in ending {
+            metrics.credential_expiry.with_label_values(&[id.as_str()]).set(end.as_seconds());
+        }
+    }
+}
+
+/// Polls between two counts over all rows.
+const CENSUS: u64 = 30;
+/// Credentials whose end is a metric.
+const SOONEST: usize = 100;
+
+/// A file and how far we are with it.
+struct Watched<T> {
+    name: &'static str,
+    file: WatchedFile,
+    pace: Pace<T>,
+    fault: Option<String>,
+}
+
+impl<T> Watched<T> {
+    fn new(name: &'static str, path: &Path) -> Self {
+        Self { name, file: WatchedFile::new(path), pace: Pace::default(), fault: None }
+    }
+
+    /// One look at the file. A fault is told once, and its end too.
+    fn step(&mut self, read: impl FnOnce(&[u8]) -> Result<T, String>) -> Step<'_, T> {
+        let seen = match self.file.look() {
+            Ok(Look::Same) => Seen::Same,
+            Ok(Look::Read { content, hash }) => Seen::Content(hash, read(&content)),
+            Err(error) => Seen::Fault(error.to_string()),
+        };
+        let (step, fault) = self.pace.step(seen, self.file.is_settled());
+        let path = self.file.path().display();
+        match (&self.fault, &fault) {
+            (known, Some(fault)) if known.as_ref() != Some(fault) => {
+                tracing::error!(file = %path, "{}: {fault}: the last good one stays in force", self.name);
+            }
+            (Some(_), None) => tracing::info!(file = %path, "{}: good again", self.name),
+            _ => {}
+        }
+        self.fault = fault;
+        step
+    }
+}
+
+/// What one look at a file saw.
+enum Seen<T> {
+    /// What the last successful look saw.
+    Same,
+    Content(ContentHash, Result<T, String>),
+    Fault(String),
+}
+
+/// What to do about it.
+#[derive(Debug, PartialEq, Eq)]
+enum Step<'a, T> {
+    Wait,
+    /// What is in force stands in the file.
+    Confirm,
+    /// New, valid, and seen once.
+    Preview(&'a T),
+    /// New, valid, and seen twice.
+    Apply(T),
+}
+
+/// Decides when a file's content counts: when two looks agree on it. At the start, a file that has
+/// not been touched for some time counts at once.
+struct Pace<T> {
+    applied: Option<ContentHash>,
+    latest: Option<(ContentHash, Result<Option<T>, String>)>,
+}
+
+impl<T> Default for Pace<T> {
+    fn default() -> Self {
+        Self { applied: None, latest: None }
+    }
+}
+
+impl<T> Pace<T> {
+    /// The step, and the fault that keeps the file from counting.
+    fn step(&mut self, seen: Seen<T>, settled: bool) -> (Step<'_, T>, Option<String>) {
+        let first_sight = match seen {
+            Seen::Fault(fault) => return (Step::Wait, Some(fault)),
+            Seen::Same => false,
+            Seen::Content(hash, read) => {
+                self.latest = Some((hash, read.map(Some)));
+                true
+            }
+        };
+        let Some((hash, read)) = &mut self.latest else { return (Step::Wait, None) };
+        let value = match read {
+            Err(fault) => return (Step::Wait, Some(fault.clone())),
+            Ok(value) => value,
+        };
+        if self.applied == Some(*hash) {
+            *value = None;
+            return (Step::Confirm, None);
+        }
+        let at_once = settled && self.applied.is_none();
+        if first_sight && !at_once {
+            let value = value.as_ref().expect("it was just read");
+            return (Step::Preview(value), None);
+        }
+        self.applied = Some(*hash);
+        (Step::Apply(value.take().expect("it is applied once")), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::authority::{Access, Judgement, Seat, Unavailable};
+    use crate::clock::Timestamp;
+    use crate::config::Config;
+    use crate::credential::Verdict;
+    use crate::telemetry::metrics::Metrics;
+
+    fn hash(content: &str) -> ContentHash {
+        ContentHash::of(content.as_bytes())
+    }
+
+    #[test]
+    fn content_counts_when_two_looks_agree() {
+        let mut pace = Pace::default();
+        let read = |text: &'static str| Seen::Content(hash(text), Ok(text));
+        assert_eq!(pace.step(read("one"), false).0, Step::Preview(&"one"));
+        assert_eq!(pace.step(Seen::Same, false).0, Step::Apply("one"));
+        assert_eq!(pace.step(Seen::Same, true).0, Step::Confirm);
+        assert_eq!(pace.step(read("cut"), true).0, Step::Preview(&"cut"));
+        assert_eq!(pace.step(read("two"), true).0, Step::Preview(&"two"));
+        let fault = Seen::Content(hash("bad"), Err("bad".to_owned()));
+        assert_eq!(pace.step(fault, true), (Step::Wait, Some("bad".to_owned())));
+        assert_eq!(pace.step(Seen::Same, true), (Step::Wait, Some("bad".to_owned())));
+        assert_eq!(pace.step(read("one"), true).0, Step::Confirm);
+    }
+
+    #[test]
+    fn a_file_that_has_stood_for_some_time_counts_at_once_at_the_start() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.step(Seen::Content(hash("one"), Ok("one")), true).0, Step::Apply("one"));
+    }
+
+    /// A folder with a credential file and a deny file, followed by hand.
+    struct Bench {
+        folder: tempfile::TempDir,
+        clock: Clock,
+        seat: Seat,
+        follower: Follower,
+    }
+
+    impl Bench {
+        fn new(rows: &str, deny: &str) -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            fs::write(folder.path().join("credentials.yaml"), rows).expect("written");
+            fs::write(folder.path().join("deny.yaml"), deny).expect("written");
+            let text =
+                "credentials: { source: file, file: { path: credentials.yaml }, deny: deny.yaml }";
+            let config = Config::parse(text, folder.path()).expect("valid").credentials;
+            let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+            let authority = Authority::new(&config, Arc::new(Metrics::new()));
+            let seat = authority.seat();
+            let follower = Follower::start(&config, authority, clock.clone(), Box::new(|| {}));
+            let mut bench = Self { folder, clock, seat, follower: follower.expect("a deny file") };
+            bench.pass(1);
+            bench
+        }
+
+        fn pass(&mut self, seconds: u64) {
+            for _ in 0..seconds {
+                self.clock.advance(INTERVAL);
+                self.follower.poll();
+            }
+        }
+
+        /// Replaces a file as the docs say: by renaming a whole one over it.
+        fn replace(&self, name: &str, content: &str) {
+            let new = self.folder.path().join("new");
+            fs::write(&new, content).expect("written");
+            fs::rename(new, self.folder.path().join(name)).expect("renamed");
+        }
+
+        fn judge(&self, token: &str) -> Result<Option<Verdict>, Unavailable> {
+            let now = self.clock.now();
+            self.seat.judge(&TokenDigest::of(token.as_bytes()), &now).map(|judgement| {
+                match judgement {
+                    Judgement::Known(held) => Some(held.grant.judge(&now)),
+                    Judgement::Denied => Some(Verdict::Denied),
+                    Judgement::Unknown => None,
+                }
+            })
+        }
+
+        fn trusted(&self) -> bool {
+            self.seat.authority().trusts_table(Access::Write, &self.clock.now())
+        }
+    }
+
+    fn row(id: &str, token: &str, status: &str) -> String {
+        let digest = TokenDigest::of(token.as_bytes());
+        format!(
+            "- {{ credential_id: {id}, tenant: z-1, digest: '{digest}', status: {status}, expire_time: 2027-11-22T00:00:00Z }}\n"
+        )
+    }
+
+    #[test]
+    fn a_disabled_credential_is_refused_from_memo_and_cache_on() {
+        let mut bench = Bench::new(&row("c-1", "token", "Enabled"), "[]");
+        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)));
+        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)));
+        bench.replace("credentials.yaml", &row("c-1", "token", "Disabled"));
+        bench.pass(2);
+        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Disabled)));
+        assert_eq!(bench.judge("other"), Ok(None));
+    }
+
+    #[test]
+    fn a_faulty_file_changes_nothing_and_ages_until_it_is_good_again() {
+        let good = row("c-1", "token", "Enabled");
+        let twice = format!("{good}{}", row("c-2", "token", "Enabled"));
+        for faulty in ["", "- credential_id", &good[..60], &twice, &format!("{good}{good}")] {
+            let mut bench = Bench::new(&good, "[]");
+            bench.replace("credentials.yaml", faulty);
+            bench.pass(60);
+            assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)), "{faulty}");
+            assert_eq!(bench.judge("other"), Ok(None), "{faulty}");
+            bench.pass(1);
+            assert_eq!(bench.judge("other"), Err(Unavailable::UnknownWhileStale), "{faulty}");
+            bench.pass(12 * 3600);
+            assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)), "{faulty}");
+            assert!(!bench.trusted());
+            bench.replace("credentials.yaml", &good);
+            bench.pass(2);
+            assert!(bench.trusted());
+            assert_eq!(bench.judge("other"), Ok(None), "{faulty}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_survived_and_a_missing_one_is_waited_for() {
+        let mut bench = Bench::new(&row("c-1", "token", "Enabled"), "[]");
+        fs::remove_file(bench.folder.path().join("credentials.yaml")).expect("removed");
+        bench.pass(61);
+        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)));
+        assert_eq!(bench.judge("other"), Err(Unavailable::UnknownWhileStale));
+
+        let mut bench = Bench::new("- cut", "[]");
+        assert_eq!(bench.judge("token"), Err(Unavailable::Unloaded));
+        bench.replace("credentials.yaml", "[]");
+        bench.pass(2);
+        assert_eq!(bench.judge("token"), Ok(None));
+    }
+
+    #[test]
+    fn denials_count_at_first_sight_and_their_removal_at_the_second() {
+        let mut bench = Bench::new(&row("c-1", "token", "Enabled"), "[]");
+        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)));
+        bench.replace("deny.yaml", "- credential_id: c-1\n");
+        bench.pass(1);
+        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Denied)));
+        bench.replace("deny.yaml", &format!("- digest: {}\n", TokenDigest::of(b"other")));
+        bench.pass(1);
+        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Denied)));
+        assert_eq!(bench.judge("other"), Ok(Some(Verdict::Denied)));
+        bench.pass(1);
+        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)));
+        for faulty in ["", "- nonsense"] {
+            bench.replace("deny.yaml", faulty);
+            bench.pass(3);
+            assert_eq!(bench.judge("other"), Ok(Some(Verdict::Denied)), "{faulty}");
+        }
+    }
+
+    #[test]
+    fn without_a_valid_deny_file_there_is_no_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = "credentials: { source: file, file: { path: c.yaml }, deny: deny.yaml }";
+        let config = Config::parse(text, folder.path()).expect("valid").credentials;
+        for content in [None, Some(""), Some("- nonsense")] {
+            if let Some(content) = content {
+                fs::write(folder.path().join("deny.yaml"), content).expect("written");
+            }
+            let authority = Authority::new(&config, Arc::new(Metrics::new()));
+            let started = Follower::start(&config, authority, Clock::system(), Box::new(|| {}));
+            let error = started.err().expect("refused").to_string();
+            assert!(error.contains("credentials.deny") && error.contains("deny.yaml"), "{error}");
+        }
+    }
+}

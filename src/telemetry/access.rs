@@ -1,0 +1,282 @@
+//! The access log: one line a request on standard output, formatted by hand into a buffer that
+//! each worker keeps, and written in batches by a thread of its own. Query strings, bodies and
+//! `Authorization` headers are never among what it is given.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::metrics::Metrics;
+use crate::clock::Timestamp;
+use crate::config::LogFormat;
+use crate::credential::token;
+
+/// One request, told once its last byte has gone.
+pub struct Line<'a> {
+    pub time: Timestamp,
+    pub face: &'static str,
+    pub method: &'a str,
+    /// The path without its query, or the route's; empty if there was none to read.
+    pub path: &'a str,
+    pub route: &'a str,
+    /// 0 if the client was gone before it got an answer.
+    pub status: u16,
+    pub outcome: &'static str,
+    pub reason: &'static str,
+    pub tenant: Option<&'a str>,
+    pub credential_id: Option<&'a str>,
+    pub client: Option<IpAddr>,
+    pub request_id: &'a str,
+    pub trace_id: &'a str,
+    pub user_agent: &'a str,
+    pub duration: Duration,
+    pub upstream_duration: Option<Duration>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// Where batches of lines go. Dropping the last handle ends the thread when all is written.
+#[derive(Clone)]
+pub struct AccessLog {
+    batches: Sender<Vec<u8>>,
+    backlog: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+    format: LogFormat,
+}
+
+impl AccessLog {
+    /// Starts the thread that writes. It ends once every handle has been dropped.
+    pub fn start(
+        mut out: impl Write + Send + 'static,
+        format: LogFormat,
+        metrics: Arc<Metrics>,
+    ) -> (Self, JoinHandle<()>) {
+        let (batches, received) = channel();
+        let backlog = Arc::new(AtomicUsize::new(0));
+        let written = Arc::clone(&backlog);
+        let write = move || write_all(&received, &mut out, &written);
+        let thread = std::thread::Builder::new().name("access-log".into()).spawn(write);
+        let log = Self { batches, backlog, metrics, format };
+        (log, thread.expect("a thread can be started"))
+    }
+
+    pub fn buffer(&self) -> LineBuffer {
+        LineBuffer { log: self.clone(), lines: RefCell::default() }
+    }
+}
+
+fn write_all(batches: &Receiver<Vec<u8>>, out: &mut impl Write, backlog: &AtomicUsize) {
+    while let Ok(batch) = batches.recv() {
+        // Standard output gone: requests matter more than their lines.
+        let _ = out.write_all(&batch).and_then(|()| out.flush());
+        backlog.fetch_sub(batch.len(), Ordering::Relaxed);
+    }
+}
+
+/// One worker's lines on their way to the log.
+pub struct LineBuffer {
+    log: AccessLog,
+    lines: RefCell<Lines>,
+}
+
+#[derive(Default)]
+struct Lines {
+    text: String,
+    count: u64,
+}
+
+impl LineBuffer {
+    pub fn write(&self, line: &Line<'_>) {
+        let mut lines = self.lines.borrow_mut();
+        match self.log.format {
+            LogFormat::Json => write_json(&mut lines.text, line),
+            LogFormat::Text => write_text(&mut lines.text, line),
+        }
+        lines.count += 1;
+        if lines.text.len() >= BATCH_BYTES {
+            self.pass_on(&mut lines);
+        }
+    }
+
+    /// Hands over what has gathered. Called a few times a second, and at the end.
+    pub fn flush(&self) {
+        let mut lines = self.lines.borrow_mut();
+        if lines.count > 0 {
+            self.pass_on(&mut lines);
+        }
+    }
+
+    fn pass_on(&self, lines: &mut Lines) {
+        let batch = std::mem::replace(&mut lines.text, String::with_capacity(BATCH_BYTES + 1024));
+        let count = std::mem::take(&mut lines.count);
+        let waiting = self.log.backlog.fetch_add(batch.len(), Ordering::Relaxed);
+        if waiting > BACKLOG_BYTES_MAX {
+            self.log.backlog.fetch_sub(batch.len(), Ordering::Relaxed);
+            self.log.metrics.access_lines_dropped.inc_by(count);
+            return;
+        }
+        // The thread lives as long as any handle to the log.
+        let _ = self.log.batches.send(batch.into_bytes());
+    }
+}
+
+impl Drop for LineBuffer {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+fn write_json(out: &mut String, line: &Line<'_>) {
+    let _ = write!(out, "{{\"time\":\"{}\",\"level\":\"info\",\"message\":\"request\"", line.time);
+    field(out, "face", line.face);
+    field(out, "http.request.method", line.method);
+    path_field(out, line.path);
+    field(out, "route", line.route);
+    let _ = write!(out, ",\"http.response.status_code\":{}", line.status);
+    field(out, "outcome", line.outcome);
+    field(out, "reason", line.reason);
+    for (key, value) in [("tenant", line.tenant), ("credential_id", line.credential_id)] {
+        if let Some(value) = value {
+            field(out, key, value);
+        }
+    }
+    if let Some(client) = line.client {
+        let _ = write!(out, ",\"client.address\":\"{client}\"");
+    }
+    field(out, "request_id", line.request_id);
+    field(out, "trace_id", line.trace_id);
+    field(out, "user_agent.original", line.user_agent);
+    let _ = write!(out, ",\"duration_us\":{}", line.duration.as_micros());
+    if let Some(duration) = line.upstream_duration {
+        let _ = write!(out, ",\"upstream_duration_us\":{}", duration.as_micros());
+    }
+    let _ = writeln!(out, ",\"bytes_in\":{},\"bytes_out\":{}}}", line.bytes_in, line.bytes_out);
+}
+
+fn field(out: &mut String, key: &str, value: &str) {
+    if value.is_empty() {
+        return;
+    }
+    out.push_str(",\"");
+    out.push_str(key);
+    out.push_str("\":\"");
+    escape(out, value);
+    out.push('"');
+}
+
+/// A token of ours has no business in a path; should one stand there, it is not logged.
+fn path_field(out: &mut String, path: &str) {
+    match path.find(token::PREFIX) {
+        Some(place) => field(out, "url.path", &format!("{}[redacted]", &path[..place])),
+        None => field(out, "url.path", path),
+    }
+}
+
+fn escape(out: &mut String, value: &str) {
+    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push_str(value);
+        return;
+    }
+    for character in value.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            control if control < ' ' => {
+                let _ = write!(out, "\\u{:04x}", control as u32);
+            }
+            other => out.push(other),
+        }
+    }
+}
+
+fn write_text(out: &mut String, line: &Line<'_>) {
+    let path = line.path.split(token::PREFIX).next().unwrap_or_default();
+    let _ = write!(out, "{} {} {} ", line.time, line.status, line.method);
+    escape(out, path);
+    let _ = write!(out, " {} {}", line.outcome, line.reason);
+    if let Some(credential_id) = line.credential_id {
+        let _ = write!(out, " credential={credential_id}");
+    }
+    let _ = writeln!(out, " {} us id={}", line.duration.as_micros(), line.request_id);
+}
+
+const BATCH_BYTES: usize = 32 << 10;
+const BACKLOG_BYTES_MAX: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn line<'a>(path: &'a str, user_agent: &'a str) -> Line<'a> {
+        Line {
+            time: Timestamp::from_millis(1_700_000_000_000),
+            face: "proxy",
+            method: "GET",
+            path,
+            route: "/scim/v2",
+            status: 401,
+            outcome: "refused",
+            reason: "credential_expired",
+            tenant: Some("z-1"),
+            credential_id: Some("scimcred-1"),
+            client: Some(IpAddr::from([127, 0, 0, 1])),
+            request_id: "r-1",
+            trace_id: "",
+            user_agent,
+            duration: Duration::from_micros(71),
+            upstream_duration: None,
+            bytes_in: 0,
+            bytes_out: 200,
+        }
+    }
+
+    fn written(format: LogFormat, line: &Line<'_>) -> String {
+        let out = Shared::default();
+        let (log, thread) = AccessLog::start(out.clone(), format, Arc::new(Metrics::new()));
+        let buffer = log.buffer();
+        buffer.write(line);
+        drop((buffer, log));
+        thread.join().expect("it ends with its last handle");
+        String::from_utf8(out.0.lock().expect("not poisoned").clone()).expect("text")
+    }
+
+    #[test]
+    fn a_line_is_json_whatever_the_client_sends() {
+        let text = written(LogFormat::Json, &line("/scim/v2/\"\\\u{1}ä", "agent \"x\""));
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(value["url.path"], "/scim/v2/\"\\\u{1}ä");
+        assert_eq!(value["user_agent.original"], "agent \"x\"");
+        assert_eq!(value["time"], "2023-11-14T22:13:20Z");
+        assert_eq!(value["http.response.status_code"], 401);
+        assert_eq!(value["trace_id"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_token_in_a_path_is_not_logged() {
+        for format in [LogFormat::Json, LogFormat::Text] {
+            let text = written(format, &line("/scim/v2/scimg_planted", ""));
+            assert!(!text.contains("planted"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What happened: metrics for dashboards, a line a request for people, diagnostics for whoever is
+//! woken. Nothing here decides anything.
+
+pub mod access;
+pub mod metrics;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{Registry, fmt, reload};
+
+use crate::config::{Level, Log, LogFormat};
+
+/// The diagnostics on standard error, whose level can be changed while we run.
+pub struct Diagnostics(reload::Handle<LevelFilter, Registry>);
+
+impl Diagnostics {
+    /// To be called once a process.
+    pub fn start(log: &Log) -> Self {
+        let (level, handle) = reload::Layer::new(filter(log.level));
+        let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+        let registry = tracing_subscriber::registry().with(level);
+        match log.format {
+            LogFormat::Json => {
+                registry.with(lines.json().flatten_event(true).with_timer(UtcMillis)).init();
+            }
+            LogFormat::Text => registry.with(lines.with_timer(UtcMillis)).init(),
+        }
+        Self(handle)
+    }
+
+    pub fn set_level(&self, level: Level) {
+        // It fails only when the subscriber is gone, and with it whoever would read.
+        let _ = self.0.reload(filter(level));
+    }
+}
+
+fn filter(level: Level) -> LevelFilter {
+    match level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    }
+}
+
+struct UtcMillis;
+
+impl fmt::time::FormatTime for UtcMillis {
+    fn format_time(&self, writer: &mut fmt::format::Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{:.3}", jiff::Timestamp::now())
+    }
+}
