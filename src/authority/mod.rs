@@ -85,6 +85,12 @@ pub struct Held {
     epoch: Epoch,
 }
 
+impl Held {
+    pub fn digest(&self) -> TokenDigest {
+        self.digest
+    }
+}
+
 /// How long the table may go unconfirmed; changes with a reload.
 struct Terms {
     refresh: AtomicU64,

@@ -1,0 +1,274 @@
+//! Token and place → permit. The only maker of a [`Permit`], without which nothing is forwarded.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, header};
+
+use crate::authority::{Access, Held, Judgement, Seat, Unavailable};
+use crate::clock::Now;
+use crate::credential::{BearerToken, Credential, TokenDigest, Verdict};
+use crate::refusal::Refusal;
+use crate::route::{Place, Tenant, Unclear};
+
+/// One worker's gate.
+pub struct Gate {
+    seat: Seat,
+}
+
+/// The proof that a request may be forwarded.
+pub struct Permit {
+    holder: Holder,
+    access: Access,
+}
+
+enum Holder {
+    Credential(Held),
+    /// For a path listed under `open`.
+    Anonymous,
+}
+
+impl Permit {
+    /// Whose it is; `None` if the path is open to all.
+    pub fn credential(&self) -> Option<&Arc<Credential>> {
+        match &self.holder {
+            Holder::Credential(held) => Some(&held.grant.credential),
+            Holder::Anonymous => None,
+        }
+    }
+}
+
+/// A refusal, and whose token it was if that is known.
+#[derive(Debug)]
+pub struct Refused {
+    pub refusal: Refusal,
+    pub credential: Option<Arc<Credential>>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, credential: None }
+    }
+}
+
+impl From<Unclear> for Refused {
+    fn from(unclear: Unclear) -> Self {
+        match unclear {
+            Unclear::Framing(detail) => Refusal::FramingInvalid(detail).into(),
+            Unclear::Target(detail) => Refusal::TargetAmbiguous(detail).into(),
+        }
+    }
+}
+
+impl From<Unavailable> for Refused {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::Unloaded => Refusal::UndecidedUnloaded.into(),
+            Unavailable::UnknownWhileStale => Refusal::UnknownWhileStale.into(),
+            Unavailable::Contended => Refusal::UndecidedLookup.into(),
+        }
+    }
+}
+
+impl Gate {
+    pub fn new(seat: Seat) -> Self {
+        Self { seat }
+    }
+
+    /// Decides about a request by its headers and its place; no place means that no route is
+    /// responsible, which only the holder of a live token is told.
+    pub fn admit(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        place: Option<&Place<'_>>,
+        access: Access,
+        now: &Now,
+    ) -> Result<Permit, Refused> {
+        let bare_allowed = place.is_some_and(|place| place.route.bare_token);
+        let Some(token) = bearer_token(headers, bare_allowed)? else {
+            return match place.filter(|place| place.is_open(method)) {
+                Some(place) => self.open(place, access, now),
+                None => Err(Refusal::AuthorizationMissing.into()),
+            };
+        };
+        let held =
+            self.authenticate(token.digest(), place.map(|place| place.tenant), access, now)?;
+        if place.is_none() {
+            let credential = Some(Arc::clone(&held.grant.credential));
+            return Err(Refused { refusal: Refusal::RouteUnknown, credential });
+        }
+        Ok(Permit { holder: Holder::Credential(held), access })
+    }
+
+    /// A permit for nobody. A tenant that does not exist is answered like an unknown token.
+    fn open(&self, place: &Place<'_>, access: Access, now: &Now) -> Result<Permit, Refused> {
+        if let Tenant::Named(tenant) = place.tenant
+            && !self.seat.authority().declares(tenant)
+        {
+            self.seat.authority().unknown(now)?;
+            return Err(Refusal::TokenUnknown.into());
+        }
+        Ok(Permit { holder: Holder::Anonymous, access })
+    }
+
+    fn authenticate(
+        &self,
+        digest: TokenDigest,
+        tenant: Option<Tenant<'_>>,
+        access: Access,
+        now: &Now,
+    ) -> Result<Held, Refused> {
+        let held = match self.seat.judge(&digest, now)? {
+            Judgement::Known(held) => held,
+            Judgement::Denied => return Err(Refusal::CredentialDenied.into()),
+            Judgement::Unknown => return Err(Refusal::TokenUnknown.into()),
+        };
+        let own = held.grant.credential.tenant.as_str();
+        let foreign = tenant.is_some_and(|tenant| tenant.as_str() != own);
+        let refusal = if foreign {
+            Some(Refusal::TenantMismatch)
+        } else {
+            self.refusal_of(&held, access, now)
+        };
+        match refusal {
+            Some(refusal) => {
+                Err(Refused { refusal, credential: Some(Arc::clone(&held.grant.credential)) })
+            }
+            None => Ok(held),
+        }
+    }
+
+    fn refusal_of(&self, held: &Held, access: Access, now: &Now) -> Option<Refusal> {
+        let fresh = || self.seat.authority().trusts_table(access, now);
+        match held.grant.judge(now) {
+            Verdict::Disabled => Some(Refusal::CredentialDisabled),
+            Verdict::Denied => Some(Refusal::CredentialDenied),
+            Verdict::Expired => Some(Refusal::CredentialExpired),
+            Verdict::Live | Verdict::ClockUncertain if !fresh() => Some(Refusal::UndecidedStale),
+            Verdict::ClockUncertain => Some(Refusal::ClockUncertain),
+            Verdict::Live => None,
+        }
+    }
+
+    /// Whether a permit still holds. To be asked in the same turn of the worker's loop as the first
+    /// byte goes upstream: what was decided before a wait may be revoked by now.
+    pub fn confirm(&self, permit: &Permit, now: &Now) -> Result<(), Refused> {
+        let Holder::Credential(held) = &permit.holder else { return Ok(()) };
+        if self.seat.stands(held) {
+            return match self.refusal_of(held, permit.access, now) {
+                Some(refusal) => Err(refusal.into()),
+                None => Ok(()),
+            };
+        }
+        let own = &held.grant.credential.tenant;
+        self.authenticate(held.digest(), Some(Tenant::Fixed(own)), permit.access, now).map(drop)
+    }
+}
+
+/// The bearer token of a request (RFC 6750 section 2.1; RFC 9110 section 11.4), or `None` if it
+/// brings none.
+fn bearer_token(
+    headers: &HeaderMap,
+    bare_allowed: bool,
+) -> Result<Option<BearerToken<'_>>, Refusal> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refusal::AuthorizationMalformed("there is more than one Authorization header"));
+    }
+    parse_authorization(value, bare_allowed)
+}
+
+fn parse_authorization(
+    value: &HeaderValue,
+    bare_allowed: bool,
+) -> Result<Option<BearerToken<'_>>, Refusal> {
+    let malformed = |detail| Err(Refusal::AuthorizationMalformed(detail));
+    let value = value.as_bytes();
+    let is_bearer = |word: &[u8]| word.eq_ignore_ascii_case(b"bearer");
+    let Some(blank) = value.iter().position(|byte| *byte == b' ') else {
+        return match BearerToken::parse(value) {
+            _ if value.is_empty() => malformed("the Authorization header is empty"),
+            _ if is_bearer(value) => malformed("there is no token after Bearer"),
+            Some(token) if bare_allowed => Ok(Some(token)),
+            Some(_) => malformed("write Bearer, a blank and the token; there is only one word"),
+            None => malformed("the Authorization header has characters that no token has"),
+        };
+    };
+    let (scheme, rest) = value.split_at(blank);
+    let rest = rest.trim_ascii_start();
+    if !is_bearer(scheme) {
+        return if is_scheme(scheme) {
+            Ok(None)
+        } else {
+            malformed("that is no authentication scheme")
+        };
+    }
+    if rest.get(..7).is_some_and(|word| word.eq_ignore_ascii_case(b"bearer ")) {
+        return malformed("Bearer is there twice; enter the token without it");
+    }
+    if rest.contains(&b' ') {
+        return malformed("the token has a blank in it");
+    }
+    BearerToken::parse(rest).map(Some).ok_or(Refusal::AuthorizationMalformed(
+        "the token has characters that no token has, or more than 4096 of them",
+    ))
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_scheme(word: &[u8]) -> bool {
+    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !word.is_empty() && word.iter().all(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `token` is what must be found; `Err` a part of the hint.
+    fn check(value: &[u8], bare: bool, token: Result<Option<&str>, &str>) {
+        let header = HeaderValue::from_bytes(value).expect("hyper lets it in");
+        let parsed = parse_authorization(&header, bare);
+        match (parsed, token) {
+            (Ok(found), Ok(expected)) => {
+                let expected = expected.map(|token| TokenDigest::of(token.as_bytes()));
+                assert!(found.map(BearerToken::digest) == expected, "{value:?}");
+            }
+            (Err(Refusal::AuthorizationMalformed(hint)), Err(part)) => {
+                assert!(hint.contains(part), "{hint} should tell {part}");
+            }
+            (other, _) => panic!("{value:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn authorization_in_all_its_forms() {
+        check(b"Bearer abc", false, Ok(Some("abc")));
+        check(b"bEARER   abc==", false, Ok(Some("abc==")));
+        check(b"Basic YTpi", false, Ok(None));
+        check(b"Digest username=\"a\", realm=\"b\"", false, Ok(None));
+        check(b"Bearer", false, Err("no token after"));
+        check(b"", false, Err("empty"));
+        check(b"abc", false, Err("only one word"));
+        check(b"abc", true, Ok(Some("abc")));
+        check(b"Bearer", true, Err("no token after"));
+        check(b"Bearer Bearer abc", false, Err("twice"));
+        check(b"Bearer abc def", false, Err("blank"));
+        check(b"Bearer abc,def", false, Err("characters"));
+        check(b"Bearer abc, Bearer def", false, Err("blank"));
+        check(b"Bearer\tabc", false, Err("characters"));
+        check(b"Bearer a\xc3\xa4", false, Err("characters"));
+        check(b"B\xc3\xa4rer abc", false, Err("scheme"));
+        check(&[b"Bearer ".as_slice(), &[b'x'; 4097]].concat(), false, Err("4096"));
+    }
+
+    #[test]
+    fn two_headers_are_refused_even_if_they_are_the_same() {
+        let mut headers = HeaderMap::new();
+        for _ in 0..2 {
+            headers.append(header::AUTHORIZATION, HeaderValue::from_static("Bearer abc"));
+        }
+        let refusal = bearer_token(&headers, false).expect_err("refused");
+        assert_eq!(refusal.reason(), "authorization_malformed");
+    }
+}

@@ -1,0 +1,433 @@
+//! Host and path → route and tenant, on the very bytes that are forwarded. A target that a
+//! backend could read as another route's is ambiguous, and nobody's.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::{Method, Request, Version, header};
+
+use crate::authority::Access;
+use crate::config::Route as RouteConfig;
+use crate::config::value::{HostName, RoutePath, RouteTenant, Segment};
+use crate::credential::TenantId;
+
+/// What a request is aimed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// As in `Host`; `None` for an HTTP/1.0 client that sent none.
+    pub host: Option<&'a str>,
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+}
+
+/// The target cannot be trusted to mean one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unclear {
+    /// What is around the target does not fit HTTP.
+    Framing(&'static str),
+    Target(&'static str),
+}
+
+impl<'a> Target<'a> {
+    pub fn parse<B>(request: &'a Request<B>) -> Result<Self, Unclear> {
+        let uri = request.uri();
+        if request.method() == Method::CONNECT || !uri.path().starts_with('/') {
+            return Err(Unclear::Target("the request target must be a path"));
+        }
+        let host = host(request)?;
+        if let Some(authority) = uri.authority()
+            && host.is_none_or(|host| !authority.as_str().eq_ignore_ascii_case(host))
+        {
+            return Err(Unclear::Target("the request target names another host than Host"));
+        }
+        let target = Self { host, path: uri.path(), query: uri.query() };
+        target.check_path()?;
+        Ok(target)
+    }
+
+    /// Refuses what servers are known to read in more than one way.
+    fn check_path(&self) -> Result<(), Unclear> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_~:@".contains(&byte);
+        if self.path.bytes().all(plain) {
+            return Ok(());
+        }
+        let decoded = decode_twice(self.path);
+        if decoded.contains('\\') {
+            return Err(Unclear::Target("the path has a backslash"));
+        }
+        if decoded.bytes().any(|byte| byte.is_ascii_control()) {
+            return Err(Unclear::Target("the path has a control character"));
+        }
+        let dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+        if decoded.split('/').any(dots) {
+            return Err(Unclear::Target("the path has a dot segment"));
+        }
+        Ok(())
+    }
+
+    /// Whether the request changes nothing. A search is a read even as a POST (RFC 7644 3.4.3).
+    pub fn access(&self, method: &Method) -> Access {
+        let search = *method == Method::POST && self.path.ends_with("/.search");
+        if search || [Method::GET, Method::HEAD, Method::OPTIONS].contains(method) {
+            Access::Read
+        } else {
+            Access::Write
+        }
+    }
+}
+
+fn host<B>(request: &Request<B>) -> Result<Option<&str>, Unclear> {
+    let mut values = request.headers().get_all(header::HOST).iter();
+    let (first, more) = (values.next(), values.next());
+    match (first, more) {
+        (_, Some(_)) => Err(Unclear::Framing("there is more than one Host header")),
+        (None, None) if request.version() == Version::HTTP_10 => Ok(None),
+        (None, None) => Err(Unclear::Framing("there is no Host header")),
+        (Some(value), None) => {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+            let text = value.to_str().ok().filter(|text| !text.is_empty());
+            text.filter(|text| text.bytes().all(allowed))
+                .map(Some)
+                .ok_or(Unclear::Framing("the Host header is malformed"))
+        }
+    }
+}
+
+/// As a backend behind another proxy may read it.
+fn decode_twice(text: &str) -> String {
+    decode(&decode(text)).into_owned()
+}
+
+/// Percent-decodes once. What is no text then stays as it was.
+fn decode(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let digits = tail.get(..2).filter(|_| byte == b'%');
+        let mut decoded = [0];
+        if digits.is_some_and(|digits| hex::decode_to_slice(digits, &mut decoded).is_ok()) {
+            bytes.push(decoded[0]);
+            rest = &tail[2..];
+        } else {
+            bytes.push(byte);
+            rest = tail;
+        }
+    }
+    // A byte above 0x7F never is part of a delimiter, so its place may be taken by a mark.
+    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// One route of the config, ready to be matched.
+pub struct Route {
+    /// Its place in the config, by which faces keep what they know about it.
+    pub index: usize,
+    /// What stands for the route in metrics and logs: host and path template.
+    pub label: String,
+    pub bare_token: bool,
+    tenant: RouteTenant,
+    host: Option<HostName>,
+    path: RoutePath,
+    open: Vec<String>,
+}
+
+/// A request's place: its route, the tenant it is about, and what the path has beyond the route's.
+#[derive(Clone)]
+pub struct Place<'a> {
+    pub route: &'a Arc<Route>,
+    pub tenant: Tenant<'a>,
+    pub rest: &'a str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenant<'a> {
+    /// Declared by the config.
+    Fixed(&'a TenantId),
+    /// Read from the path; it may not exist.
+    Named(&'a str),
+}
+
+impl<'a> Tenant<'a> {
+    pub fn as_str(self) -> &'a str {
+        match self {
+            Self::Fixed(tenant) => tenant.as_str(),
+            Self::Named(tenant) => tenant,
+        }
+    }
+}
+
+impl Place<'_> {
+    /// Whether this may be read without a token. Only plain paths: what might be read as another
+    /// resource needs a token.
+    pub fn is_open(&self, method: &Method) -> bool {
+        if self.route.open.is_empty() || ![Method::GET, Method::HEAD].contains(method) {
+            return false;
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/:._-".contains(&byte);
+        let mut segments = self.rest.strip_prefix('/').unwrap_or_default().split('/');
+        let resource = segments.next().unwrap_or_default();
+        self.rest.bytes().all(plain)
+            && segments.count() <= 1
+            && self.route.open.iter().any(|name| name == resource)
+    }
+}
+
+/// All routes, in the order in which they are tried.
+pub struct Routes(Vec<Arc<Route>>);
+
+impl Routes {
+    pub fn new(configs: &[RouteConfig]) -> Self {
+        let mut routes: Vec<_> =
+            configs.iter().enumerate().map(|(index, config)| Route::new(index, config)).collect();
+        // Exact host before none, longest path first, literal before {tenant}.
+        routes.sort_by_key(|route| {
+            let segments = route.path.segments();
+            let tenants: Vec<bool> = segments.iter().map(|s| *s == Segment::Tenant).collect();
+            (route.host.is_none(), std::cmp::Reverse(segments.len()), tenants)
+        });
+        Self(routes.into_iter().map(Arc::new).collect())
+    }
+
+    /// The place of a target; `None` if no route is responsible.
+    pub fn find<'a>(&'a self, target: &Target<'a>) -> Result<Option<Place<'a>>, Unclear> {
+        let host = target.host.map(without_port);
+        let found = self.0.iter().find_map(|route| {
+            let (tenant, rest) = route.matches(host, target.path, str::eq)?;
+            Some(Place { route, tenant, rest })
+        });
+        // Backends fold case, decode separators, drop parameters and merge slashes. If any of that
+        // leads to another route, the target could mean both.
+        let folded = fold(target.path);
+        let read_otherwise = self
+            .0
+            .iter()
+            .find(|route| route.matches(host, &folded, str::eq_ignore_ascii_case).is_some());
+        let same = match (&found, read_otherwise) {
+            (None, None) => true,
+            (Some(place), Some(other)) => Arc::ptr_eq(place.route, other),
+            _ => false,
+        };
+        if !same {
+            return Err(Unclear::Target("the path could be read as another route's"));
+        }
+        if found.as_ref().is_some_and(|place| place.rest.starts_with("//")) {
+            return Err(Unclear::Target("the path has an empty segment before the resource"));
+        }
+        Ok(found)
+    }
+}
+
+/// A path as the most lenient backend may read it.
+fn fold(path: &str) -> Cow<'_, str> {
+    if !path.contains(['%', ';']) && !path.contains("//") {
+        return Cow::Borrowed(path);
+    }
+    let decoded = decode_twice(path);
+    let segments = decoded.split('/').filter(|segment| !segment.is_empty());
+    let bare = segments.map(|segment| segment.split(';').next().unwrap_or_default());
+    Cow::Owned(bare.fold(String::new(), |path, segment| path + "/" + segment))
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+impl Route {
+    fn new(index: usize, config: &RouteConfig) -> Self {
+        let host = config.host.as_ref().map_or("", |host| host.as_str());
+        Self {
+            index,
+            label: format!("{host}{}", config.path),
+            bare_token: config.bare_token,
+            tenant: config.tenant.clone(),
+            host: config.host.clone(),
+            path: config.path.clone(),
+            open: config.open.clone(),
+        }
+    }
+
+    /// The tenant and the rest of the path, if host and path are this route's.
+    fn matches<'a>(
+        &'a self,
+        host: Option<&str>,
+        path: &'a str,
+        equal: impl Fn(&str, &str) -> bool,
+    ) -> Option<(Tenant<'a>, &'a str)> {
+        if let Some(own) = &self.host
+            && !host.is_some_and(|host| own.as_str().eq_ignore_ascii_case(host))
+        {
+            return None;
+        }
+        let mut rest = path;
+        let mut named = None;
+        for segment in self.path.segments() {
+            let tail = rest.strip_prefix('/')?;
+            let (text, tail) = tail.split_at(tail.find('/').unwrap_or(tail.len()));
+            match segment {
+                Segment::Literal(literal) if equal(literal, text) => {}
+                Segment::Tenant if TenantId::parse(text).is_ok() => named = Some(text),
+                _ => return None,
+            }
+            rest = tail;
+        }
+        let tenant = match &self.tenant {
+            RouteTenant::One(tenant) => Tenant::Fixed(tenant),
+            RouteTenant::ByPath => Tenant::Named(named.expect("checked with the config")),
+        };
+        Some((tenant, rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(lines: &[(&str, &str, &str)]) -> Routes {
+        let config = |(tenant, host, path): &(&str, &str, &str)| {
+            let host = if host.is_empty() { String::new() } else { format!("host: {host}") };
+            let text = format!(
+                "tenant: '{tenant}'\npath: '{path}'\nopen: [Schemas]\nupstream: {{ url: 'http://b/' }}\n{host}\n"
+            );
+            let node = crate::config::yaml::Node::parse(&text).expect("YAML");
+            node.decode::<RouteConfig>().value.expect("a route")
+        };
+        Routes::new(&lines.iter().map(config).collect::<Vec<_>>())
+    }
+
+    fn request(host: &str, target: &str) -> Request<()> {
+        Request::builder().uri(target).header("host", host).body(()).expect("a request")
+    }
+
+    /// `expected` is tenant and rest, `None` for no route, or an error for an unclear target.
+    fn check(
+        routes: &Routes,
+        host: &str,
+        target: &str,
+        expected: Result<Option<(&str, &str)>, ()>,
+    ) {
+        let request = request(host, target);
+        let found = Target::parse(&request).and_then(|target| {
+            let place = routes.find(&target)?;
+            Ok(place.map(|place| (place.tenant.as_str().to_owned(), place.rest.to_owned())))
+        });
+        let expected = expected.map(|it| it.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(found.map_err(|_| ()), expected, "{host} {target}");
+    }
+
+    #[test]
+    fn routes_match_on_segment_boundaries() {
+        let routes = routes(&[("z-1", "", "/scim/v2")]);
+        check(&routes, "h", "/scim/v2", Ok(Some(("z-1", ""))));
+        check(&routes, "h", "/scim/v2/Users?x", Ok(Some(("z-1", "/Users"))));
+        check(&routes, "h", "/scim/v2x", Ok(None));
+        check(&routes, "h", "/scim", Ok(None));
+        check(&routes, "h", "http://h/scim/v2/Users", Ok(Some(("z-1", "/Users"))));
+        check(&routes, "h", "http://other/scim/v2/Users", Err(()));
+    }
+
+    #[test]
+    fn the_most_exact_route_wins() {
+        let routes = routes(&[
+            ("*", "", "/{tenant}/scim"),
+            ("z-1", "", "/"),
+            ("z-2", "", "/z-2/scim"),
+            ("z-3", "b.example", "/"),
+            ("z-4", "", "/a/scim/v2"),
+        ]);
+        check(&routes, "h", "/z-9/scim/Users", Ok(Some(("z-9", "/Users"))));
+        check(&routes, "h", "/z-2/scim/Users", Ok(Some(("z-2", "/Users"))));
+        check(&routes, "h", "/a/scim/v2/Users", Ok(Some(("z-4", "/Users"))));
+        check(&routes, "h", "/else", Ok(Some(("z-1", "/else"))));
+        check(&routes, "B.example:8080", "/z-2/scim/Users", Ok(Some(("z-3", "/z-2/scim/Users"))));
+    }
+
+    #[test]
+    fn unusual_scim_targets_pass() {
+        let routes = routes(&[("z-1", "", "/scim/v2")]);
+        for rest in [
+            "/Users/a%2Fb",
+            "/Users/2819@example.com",
+            "/Users/a;b",
+            "/Users/a~b:c",
+            "/Users/100%25",
+            "/Users/...",
+            "/Users/%E4%BD%A0",
+            "/Schemas/urn:ietf:params:scim:schemas:core:2.0:User",
+            "/Users//x",
+            "/Users/",
+        ] {
+            check(&routes, "h", &format!("/scim/v2{rest}"), Ok(Some(("z-1", rest))));
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_as_another_route_is_refused() {
+        let routes =
+            routes(&[("z-1", "", "/scim"), ("z-2", "", "/scim/v2"), ("*", "", "/t/{tenant}")]);
+        for target in [
+            "/scim/../t/z-9/Users",
+            "/scim/%2e%2e/t",
+            "/scim/%252e%252e/t",
+            "/scim/..;x/t",
+            "/scim/a%5c..%5ct",
+            "/scim%2fv2/Users",
+            "/scim/V2/Users",
+            "/SCIM/v2/Users",
+            "/scim/v2;x=y/Users",
+            "/scim//v2/Users",
+            "/scim/%76%32/Users",
+            "/scim/v2//Users",
+            "/scim/x%00",
+            "/t/%7a-9/Users",
+            "//t/z-9/Users",
+        ] {
+            check(&routes, "h", target, Err(()));
+        }
+        check(&routes, "h", "/scim/v2/Users", Ok(Some(("z-2", "/Users"))));
+    }
+
+    #[test]
+    fn hosts_are_one_and_well_formed() {
+        let mut request = request("h", "/scim");
+        request.headers_mut().append("host", "h".parse().expect("valid"));
+        assert!(matches!(Target::parse(&request), Err(Unclear::Framing(_))));
+        let none = Request::builder().uri("/scim").body(()).expect("a request");
+        assert!(matches!(Target::parse(&none), Err(Unclear::Framing(_))));
+        for bad in ["", "a b", "a/b", "a@b", "a,b"] {
+            let request = self::request(bad, "/scim");
+            assert!(matches!(Target::parse(&request), Err(Unclear::Framing(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_plain_reads_are_open() {
+        let routes = routes(&[("z-1", "", "/scim/v2")]);
+        let open = |method: Method, rest: &str| {
+            let request = request("h", &format!("/scim/v2{rest}"));
+            let target = Target::parse(&request).expect("clear");
+            routes.find(&target).expect("clear").is_some_and(|place| place.is_open(&method))
+        };
+        assert!(open(Method::GET, "/Schemas"));
+        assert!(open(Method::HEAD, "/Schemas/urn:x:User?a=b"));
+        for closed in ["/Users", "/schemas", "/Schemas/a/b", "/Schemas;/x", "/Schemas%2Fx", ""] {
+            assert!(!open(Method::GET, closed), "{closed}");
+        }
+        assert!(!open(Method::POST, "/Schemas"));
+    }
+
+    #[test]
+    fn a_search_is_a_read() {
+        let access =
+            |method: Method, path: &str| Target { host: None, path, query: None }.access(&method);
+        assert_eq!(access(Method::POST, "/scim/Users/.search"), Access::Read);
+        assert_eq!(access(Method::GET, "/scim/Users"), Access::Read);
+        assert_eq!(access(Method::POST, "/scim/Users"), Access::Write);
+        assert_eq!(access(Method::POST, "/scim/Users/x.search"), Access::Write);
+        assert_eq!(access(Method::PATCH, "/scim/Users/.search"), Access::Write);
+    }
+}

@@ -1,0 +1,308 @@
+//! One connection: HTTP/1.1 by hyper, with the time limits that hyper does not have.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::timer::{Timer, Timers};
+use super::{Scope, Service};
+use crate::config::Limits;
+
+/// What a service can know of the connection that a request came by.
+pub struct Connection {
+    pub peer: SocketAddr,
+    state: Rc<State>,
+    timers: Timers,
+}
+
+impl Connection {
+    pub fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
+    /// Reads the rest of a body that nobody wants, so that the client sees our answer and can go
+    /// on with the connection. Bounded in bytes and time; beyond them the connection ends.
+    pub fn discard(&self, mut body: Incoming) {
+        if body.is_end_stream() {
+            return;
+        }
+        let (state, timer) = (Rc::clone(&self.state), self.timers.timer());
+        tokio::task::spawn_local(async move {
+            let rest = async {
+                let mut bytes = 0;
+                while bytes <= DISCARD_BYTES {
+                    match next_frame(&mut body).await {
+                        Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, Bytes::len),
+                        Some(Err(_)) | None => break,
+                    }
+                }
+            };
+            let _ = timer.limit(DISCARD_TIME, rest).await;
+            state.rest();
+        });
+    }
+}
+
+const DISCARD_BYTES: usize = 64 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(10);
+
+async fn next_frame(body: &mut Incoming) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+    poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve<S: Service>(
+    scope: Rc<Scope<S>>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+) {
+    // Both fail only for a connection that is already gone.
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let _ = stream.set_nodelay(true);
+
+    let gauge = scope.metrics.connections.with_label_values(&[scope.face]);
+    gauge.inc();
+    let ended = run(&scope, stream, peer).await;
+    gauge.dec();
+    if let Some(cause) = ended.cause() {
+        scope.metrics.http_rejects.with_label_values(&[scope.face, cause]).inc();
+        tracing::debug!(face = scope.face, peer = %peer, cause, "connection ended early");
+    }
+}
+
+async fn run<S: Service>(scope: &Rc<Scope<S>>, stream: TcpStream, peer: SocketAddr) -> Ended {
+    let limits = scope.limits.load_full();
+    let header_bytes = limits.header_bytes.0 as usize;
+    let state = Rc::new(State::new(&scope.timers, limits));
+    let connection =
+        Rc::new(Connection { peer, state: Rc::clone(&state), timers: scope.timers.clone() });
+    let service = service_fn(|request| {
+        let (scope, connection) = (Rc::clone(scope), Rc::clone(&connection));
+        connection.state.begin();
+        async move {
+            let response = scope.service.call(request, &connection).await;
+            let guard = RequestGuard(Rc::clone(&connection.state));
+            Ok::<_, std::convert::Infallible>(response.map(|body| Guarded { body, _guard: guard }))
+        }
+    });
+    let io = TokioIo::new(Watched { stream, state: Rc::clone(&state) });
+    let mut builder = http1::Builder::new();
+    let mut http = pin!(builder.max_header_size(header_bytes).serve_connection(io, service));
+    let mut drain = pin!(scope.draining.cancelled());
+    let mut leaving = false;
+    poll_fn(|context| {
+        if !leaving && drain.as_mut().poll(context).is_ready() {
+            leaving = true;
+            http.as_mut().graceful_shutdown();
+        }
+        if let Poll::Ready(result) = http.as_mut().poll(context) {
+            return Poll::Ready(result.map_or_else(Ended::Error, |()| Ended::Well));
+        }
+        if state.send.poll_elapsed(context).is_ready() {
+            return Poll::Ready(Ended::TimedOut("send_idle_timeout"));
+        }
+        if state.patience.poll_elapsed(context).is_ready() {
+            return Poll::Ready(state.phase.get().end());
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+enum Ended {
+    Well,
+    TimedOut(&'static str),
+    Error(hyper::Error),
+}
+
+impl Ended {
+    /// What went wrong, unless the peer was simply gone.
+    fn cause(&self) -> Option<&'static str> {
+        match self {
+            Self::Well => None,
+            Self::TimedOut(limit) => Some(limit),
+            Self::Error(error) if error.is_parse_too_large() => Some("header_bytes"),
+            Self::Error(error) if error.is_parse() => Some("malformed"),
+            Self::Error(_) => None,
+        }
+    }
+}
+
+/// Where a connection is, and until when.
+struct State {
+    phase: Cell<Phase>,
+    patience: Timer,
+    send: Timer,
+    limits: std::sync::Arc<Limits>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing has come yet.
+    Fresh,
+    Idle,
+    Head,
+    Request,
+}
+
+impl Phase {
+    fn end(self) -> Ended {
+        match self {
+            Self::Fresh | Self::Head => Ended::TimedOut("header_timeout"),
+            Self::Idle => Ended::Well,
+            Self::Request => Ended::TimedOut("request_time"),
+        }
+    }
+}
+
+impl State {
+    fn new(timers: &Timers, limits: std::sync::Arc<Limits>) -> Self {
+        let state = Self {
+            phase: Cell::new(Phase::Fresh),
+            patience: timers.timer(),
+            send: timers.timer(),
+            limits,
+        };
+        state.patience.arm(state.limits.header_timeout.0);
+        state
+    }
+
+    fn received(&self) {
+        if self.phase.get() == Phase::Idle {
+            self.phase.set(Phase::Head);
+            self.patience.arm(self.limits.header_timeout.0);
+        }
+    }
+
+    fn begin(&self) {
+        self.phase.set(Phase::Request);
+        self.patience.arm(self.limits.request_time.0);
+    }
+
+    fn rest(&self) {
+        if self.phase.get() != Phase::Request {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        self.phase.set(Phase::Idle);
+        self.patience.arm(self.limits.idle_timeout.0);
+    }
+}
+
+/// A request is over when its answer's body is dropped.
+struct RequestGuard(Rc<State>);
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// An answer's body that knows which request it ends.
+struct Guarded<B> {
+    body: B,
+    _guard: RequestGuard,
+}
+
+impl<B: Body + Unpin> Body for Guarded<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The stream, telling the state what it sees.
+struct Watched {
+    stream: TcpStream,
+    state: Rc<State>,
+}
+
+impl Watched {
+    /// Starts the clock of a client that does not read, and stops it when it does.
+    fn sent<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match &outcome {
+            Poll::Pending if !self.state.send.is_armed() => {
+                self.state.send.arm(self.state.limits.send_idle_timeout.0);
+            }
+            Poll::Ready(_) if self.state.send.is_armed() => self.state.send.disarm(),
+            _ => {}
+        }
+        outcome
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.state.received();
+        }
+        outcome
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.sent(outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.sent(outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,248 @@
+//! Accept → HTTP, for every face: connections spread over workers, limits on time and size, and
+//! an orderly end. It knows nothing of tokens.
+//!
+//! A worker is a thread with a runtime of its own; nothing that serves a request is shared between
+//! two of them unless the service shares it.
+
+mod connection;
+pub mod timer;
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Limits;
+use crate::telemetry::metrics::Metrics;
+pub use connection::Connection;
+use timer::{TICK, Timers};
+
+/// What a face does with requests. Each worker makes its own.
+pub trait Service: 'static {
+    type Body: http_body::Body<Data = Bytes, Error = Self::BodyError> + Unpin + 'static;
+    type BodyError: Into<Box<dyn std::error::Error + Send + Sync>> + 'static;
+
+    fn call(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> impl Future<Output = Response<Self::Body>>;
+
+    /// Called every [`TICK`], and once when the worker ends.
+    fn tick(&self) {}
+}
+
+/// The workers of one face.
+pub struct Face {
+    name: &'static str,
+    workers: Vec<Worker>,
+    free: Arc<Semaphore>,
+    connections: usize,
+}
+
+struct Worker {
+    messages: UnboundedSender<Message>,
+    /// Connections handed over and not yet ended.
+    load: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+enum Message {
+    Connection {
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        ticket: Ticket,
+    },
+    /// Answered when all that was under way in this turn of the loop is done.
+    Round(mpsc::Sender<()>),
+    Drain,
+}
+
+/// A connection's place among those allowed; given back when dropped.
+struct Ticket {
+    load: Arc<AtomicUsize>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What all connections of one worker share.
+struct Scope<S> {
+    face: &'static str,
+    service: S,
+    timers: Timers,
+    limits: Arc<ArcSwap<Limits>>,
+    metrics: Arc<Metrics>,
+    draining: CancellationToken,
+}
+
+impl Face {
+    /// Starts the workers. The number of connections is fixed by the limits of now; the others
+    /// are read anew for each connection.
+    pub fn start<S: Service>(
+        name: &'static str,
+        workers: usize,
+        limits: &Arc<ArcSwap<Limits>>,
+        metrics: &Arc<Metrics>,
+        service: impl Fn(&Timers) -> S + Send + Clone + 'static,
+    ) -> Self {
+        let connections = limits.load().connections.min(Semaphore::MAX_PERMITS);
+        let start = |index: usize| {
+            let (messages, inbox) = unbounded_channel();
+            let (limits, metrics, make) = (limits.clone(), metrics.clone(), service.clone());
+            let work = move || run_worker(name, inbox, limits, metrics, make);
+            let thread = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(work);
+            Worker {
+                messages,
+                load: Arc::default(),
+                thread: thread.expect("a thread can be started"),
+            }
+        };
+        let workers = (0..workers).map(start).collect();
+        Self { name, workers, free: Arc::new(Semaphore::new(connections)), connections }
+    }
+
+    /// Accepts connections until dropped or aborted. Must be called within a runtime.
+    pub fn accept(self: &Arc<Self>, listener: TcpListener) -> tokio::task::JoinHandle<()> {
+        let face = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                let permit = Arc::clone(&face.free).acquire_owned().await.expect("never closed");
+                match listener.accept().await {
+                    Ok((stream, peer)) => face.hand_over(stream, peer, permit),
+                    Err(error) => {
+                        // Out of descriptors, most likely: give others time to return theirs.
+                        tracing::warn!(face = face.name, "cannot accept a connection: {error}");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            }
+        })
+    }
+
+    /// To the worker with the fewest connections.
+    fn hand_over(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+        let least = self.workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
+        let worker = least.expect("a face has workers");
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        let ticket = Ticket { load: Arc::clone(&worker.load), _permit: permit };
+        // It fails for a peer that is already gone.
+        let Ok(stream) = stream.into_std() else { return };
+        // A worker that has ended takes none; the connection closes.
+        let _ = worker.messages.send(Message::Connection { stream, peer, ticket });
+    }
+
+    /// A closure that returns once every worker has come round its loop: what any of them was
+    /// doing when it was called is done.
+    pub fn round(&self) -> impl Fn() + Send + 'static {
+        let workers: Vec<_> = self.workers.iter().map(|worker| worker.messages.clone()).collect();
+        move || {
+            let (done, rounds) = mpsc::channel();
+            let told =
+                workers.iter().filter(|worker| worker.send(Message::Round(done.clone())).is_ok());
+            for _ in 0..told.count() {
+                if rounds.recv_timeout(ROUND_PATIENCE).is_err() {
+                    tracing::error!(
+                        "a worker has not come round its loop; a change may not be applied"
+                    );
+                }
+            }
+        }
+    }
+
+    pub fn connections(&self) -> usize {
+        self.workers.iter().map(|worker| worker.load.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Lets requests finish and closes connections, all until the deadline. Whether nothing was
+    /// cut off.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        for worker in &self.workers {
+            let _ = worker.messages.send(Message::Drain);
+        }
+        let all = self.free.acquire_many(u32::try_from(self.connections).unwrap_or(u32::MAX));
+        tokio::time::timeout(deadline, all).await.is_ok()
+    }
+
+    /// Ends the workers, and what they still serve.
+    pub fn stop(self) {
+        for worker in self.workers {
+            drop(worker.messages);
+            if worker.thread.join().is_err() {
+                tracing::error!(face = self.name, "a worker has panicked");
+            }
+        }
+    }
+}
+
+/// A turn of a worker's loop takes microseconds.
+const ROUND_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Binds a listener; its address may have had port 0.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1024)
+}
+
+fn run_worker<S: Service>(
+    face: &'static str,
+    mut inbox: UnboundedReceiver<Message>,
+    limits: Arc<ArcSwap<Limits>>,
+    metrics: Arc<Metrics>,
+    make: impl Fn(&Timers) -> S,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .expect("a runtime can be built");
+    let timers = Timers::new();
+    let draining = CancellationToken::new();
+    let service = make(&timers);
+    let scope = Rc::new(Scope { face, service, timers, limits, metrics, draining });
+    runtime.block_on(async {
+        tokio::task::spawn_local(sweep(Rc::clone(&scope)));
+        while let Some(message) = inbox.recv().await {
+            match message {
+                Message::Connection { stream, peer, ticket } => {
+                    let scope = Rc::clone(&scope);
+                    tokio::task::spawn_local(async move {
+                        connection::serve(scope, stream, peer).await;
+                        drop(ticket);
+                    });
+                }
+                Message::Round(done) => drop(done.send(())),
+                Message::Drain => scope.draining.cancel(),
+            }
+        }
+        scope.service.tick();
+    });
+}
+
+async fn sweep<S: Service>(scope: Rc<Scope<S>>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        scope.timers.sweep();
+        scope.service.tick();
+    }
+}
