@@ -91,8 +91,18 @@ impl Gate {
                 None => Err(Refusal::AuthorizationMissing.into()),
             };
         };
-        let held =
-            self.authenticate(token.digest(), place.map(|place| place.tenant), access, now)?;
+        self.admit_digest(token.digest(), place, access, now)
+    }
+
+    /// Decides about a token of which only the digest is at hand.
+    pub fn admit_digest(
+        &self,
+        digest: TokenDigest,
+        place: Option<&Place<'_>>,
+        access: Access,
+        now: &Now,
+    ) -> Result<Permit, Refused> {
+        let held = self.authenticate(digest, place.map(|place| place.tenant), access, now)?;
         if place.is_none() {
             let credential = Some(Arc::clone(&held.grant.credential));
             return Err(Refused { refusal: Refusal::RouteUnknown, credential });

@@ -1,8 +1,12 @@
+pub mod app;
 pub mod authority;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod gate;
+pub mod ops;
+pub mod proxy;
 pub mod refusal;
 pub mod route;
 pub mod server;

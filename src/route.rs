@@ -4,7 +4,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::{Method, Request, Version, header};
+use http::request::Parts;
+use http::{Method, Version, header};
 
 use crate::authority::Access;
 use crate::config::Route as RouteConfig;
@@ -29,9 +30,9 @@ pub enum Unclear {
 }
 
 impl<'a> Target<'a> {
-    pub fn parse<B>(request: &'a Request<B>) -> Result<Self, Unclear> {
-        let uri = request.uri();
-        if request.method() == Method::CONNECT || !uri.path().starts_with('/') {
+    pub fn parse(request: &'a Parts) -> Result<Self, Unclear> {
+        let uri = &request.uri;
+        if request.method == Method::CONNECT || !uri.path().starts_with('/') {
             return Err(Unclear::Target("the request target must be a path"));
         }
         let host = host(request)?;
@@ -76,12 +77,12 @@ impl<'a> Target<'a> {
     }
 }
 
-fn host<B>(request: &Request<B>) -> Result<Option<&str>, Unclear> {
-    let mut values = request.headers().get_all(header::HOST).iter();
+fn host(request: &Parts) -> Result<Option<&str>, Unclear> {
+    let mut values = request.headers.get_all(header::HOST).iter();
     let (first, more) = (values.next(), values.next());
     match (first, more) {
         (_, Some(_)) => Err(Unclear::Framing("there is more than one Host header")),
-        (None, None) if request.version() == Version::HTTP_10 => Ok(None),
+        (None, None) if request.version == Version::HTTP_10 => Ok(None),
         (None, None) => Err(Unclear::Framing("there is no Host header")),
         (Some(value), None) => {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
@@ -285,6 +286,8 @@ impl Route {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     fn routes(lines: &[(&str, &str, &str)]) -> Routes {
@@ -299,8 +302,9 @@ mod tests {
         Routes::new(&lines.iter().map(config).collect::<Vec<_>>())
     }
 
-    fn request(host: &str, target: &str) -> Request<()> {
-        Request::builder().uri(target).header("host", host).body(()).expect("a request")
+    fn request(host: &str, target: &str) -> Parts {
+        let request = Request::builder().uri(target).header("host", host).body(());
+        request.expect("a request").into_parts().0
     }
 
     /// `expected` is tenant and rest, `None` for no route, or an error for an unclear target.
@@ -394,9 +398,9 @@ mod tests {
     #[test]
     fn hosts_are_one_and_well_formed() {
         let mut request = request("h", "/scim");
-        request.headers_mut().append("host", "h".parse().expect("valid"));
+        request.headers.append("host", "h".parse().expect("valid"));
         assert!(matches!(Target::parse(&request), Err(Unclear::Framing(_))));
-        let none = Request::builder().uri("/scim").body(()).expect("a request");
+        let none = Request::builder().uri("/scim").body(()).expect("a request").into_parts().0;
         assert!(matches!(Target::parse(&none), Err(Unclear::Framing(_))));
         for bad in ["", "a b", "a/b", "a@b", "a,b"] {
             let request = self::request(bad, "/scim");

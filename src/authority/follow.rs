@@ -29,6 +29,8 @@ pub struct Follower {
     deny: Option<Watched<DenyList>>,
     table: Table,
     polls: u64,
+    /// Whether rows or denials have changed since they were last counted.
+    uncounted: bool,
     /// Returns once every worker has come round its loop.
     round: Box<dyn Fn() + Send>,
 }
@@ -66,6 +68,7 @@ impl Follower {
             deny: config.deny.as_ref().map(|path| Watched::new("deny", path)),
             table: Table::new(),
             polls: 0,
+            uncounted: true,
             round,
         };
         follower.poll();
@@ -78,6 +81,15 @@ impl Follower {
             return Err(DenyFileInvalid(what));
         }
         Ok(follower)
+    }
+
+    pub fn credentials(&self) -> impl Iterator<Item = &Credential> {
+        self.table.rows()
+    }
+
+    /// What keeps the credential file from being taken.
+    pub fn fault(&self) -> Option<&str> {
+        self.credentials.fault.as_deref()
     }
 
     /// Looks at both files once and applies what is ripe.
@@ -105,6 +117,7 @@ impl Follower {
     }
 
     fn apply(&mut self, listing: Listing, revision: Revision) {
+        self.uncounted = true;
         for endless in listing.iter().filter(|row| row.expiry == Expiry::Never) {
             tracing::warn!(credential_id = %endless.id, "insecure_no_expiry: this token never ends");
         }
@@ -129,6 +142,7 @@ impl Follower {
         if **self.authority.deny.load() == list {
             return;
         }
+        self.uncounted = true;
         let denials = list.len();
         self.authority.deny.store(Arc::new(list));
         self.authority.epochs.raise_all();
@@ -137,7 +151,7 @@ impl Follower {
     }
 
     /// Sets the metrics that describe the table.
-    fn tell(&self, now: &Now) {
+    fn tell(&mut self, now: &Now) {
         let metrics = &self.authority.metrics;
         metrics.table_revision.set(self.table.applied().0 as i64);
         let result = if self.credentials.fault.is_none() { "success" } else { "failure" };
@@ -147,7 +161,8 @@ impl Follower {
         if let Some(deny) = &self.deny {
             metrics.source_up.with_label_values(&["deny"]).set(up(&deny.fault));
         }
-        if self.polls % CENSUS == 1 || self.table.applied() == Revision(self.polls) {
+        if self.uncounted || self.polls.is_multiple_of(CENSUS) {
+            self.uncounted = false;
             self.take_census(now);
         }
     }

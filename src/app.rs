@@ -1,0 +1,310 @@
+//! Wiring: makes the parts from a config, replaces them at a reload, and takes them down in order.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+
+use crate::authority::Authority;
+use crate::authority::follow::{Follower, INTERVAL};
+use crate::clock::Clock;
+use crate::config::{self, Config, Limits};
+use crate::credential::TokenDigest;
+use crate::ops::Ops;
+use crate::proxy::{Proxy, Settings, Shared};
+use crate::server::{Face, bind};
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::metrics::Metrics;
+
+/// The running product. Must be made and used within a tokio runtime.
+pub struct App {
+    config: Config,
+    authority: Arc<Authority>,
+    metrics: Arc<Metrics>,
+    draining: Arc<AtomicBool>,
+    proxy: Option<ProxyFace>,
+    ops: Option<OpsFace>,
+    minder: Minder,
+    log_thread: JoinHandle<()>,
+}
+
+struct ProxyFace {
+    face: Arc<Face>,
+    shared: Arc<Shared>,
+    limits: Arc<ArcSwap<Limits>>,
+    /// By the address as configured.
+    acceptors: HashMap<SocketAddr, tokio::task::JoinHandle<()>>,
+}
+
+struct OpsFace {
+    face: Arc<Face>,
+    acceptor: tokio::task::JoinHandle<()>,
+}
+
+/// Why a start or a reload did not happen. It names the key, what is wrong and what to do.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl App {
+    /// Starts everything that the config names. Access lines go to `access`.
+    pub fn start(
+        config: Config,
+        clock: Clock,
+        access: impl io::Write + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let metrics = Arc::new(Metrics::new());
+        let authority = Authority::new(&config.credentials, Arc::clone(&metrics));
+        let draining = Arc::new(AtomicBool::new(false));
+
+        // All that can fail comes before the first thread.
+        let settings =
+            config.proxy.as_ref().map(|proxy| settings(proxy, &config.log)).transpose()?;
+        let listeners = match &config.proxy {
+            Some(proxy) => bind_all(proxy.listeners.iter().map(|it| it.address.0))?,
+            None => Vec::new(),
+        };
+        let ops_listener = match &config.ops {
+            Some(ops) => Some(bind_for("ops.listen", ops.listen.0)?),
+            None => None,
+        };
+
+        let (log, log_thread) = AccessLog::start(access, config.log.format, Arc::clone(&metrics));
+        let proxy = config.proxy.as_ref().zip(settings).map(|(config, settings)| {
+            let settings = ArcSwap::from_pointee(settings);
+            let (clock, metrics) = (clock.clone(), Arc::clone(&metrics));
+            let shared = Arc::new(Shared { settings, clock, metrics });
+            ProxyFace::start(config, shared, &authority, log)
+        });
+        let round: Box<dyn Fn() + Send> = match &proxy {
+            Some(proxy) => Box::new(proxy.face.round()),
+            None => Box::new(|| {}),
+        };
+        let follower =
+            Follower::start(&config.credentials, Arc::clone(&authority), clock.clone(), round)
+                .map_err(|invalid| Failure(invalid.to_string()))?;
+        let minded = proxy.as_ref().map(|proxy| Arc::clone(&proxy.shared));
+        let minder = Minder::start(follower, clock.clone(), minded);
+
+        let ops = ops_listener.map(|listener| {
+            let (authority, metrics) = (Arc::clone(&authority), Arc::clone(&metrics));
+            let draining = Arc::clone(&draining);
+            OpsFace::start(Ops { authority, clock, metrics, draining }, listener)
+        });
+        let mut app = Self { config, authority, metrics, draining, proxy, ops, minder, log_thread };
+        if let Some(proxy) = &mut app.proxy {
+            listeners.into_iter().for_each(|(address, listener)| proxy.accept(address, listener));
+        }
+        app.tell_config();
+        Ok(app)
+    }
+
+    /// Whether there is a table to decide by.
+    pub fn is_loaded(&self) -> bool {
+        self.authority.is_loaded()
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Puts a new config into force: loads, builds and binds all of it first, so that one that
+    /// fails changes nothing.
+    pub fn reload(&mut self, new: Result<Config, String>) -> Result<(), Failure> {
+        let outcome = new.map_err(Failure).and_then(|new| self.replace(new));
+        self.metrics.config_last_reload_successful.set(i64::from(outcome.is_ok()));
+        outcome
+    }
+
+    fn replace(&mut self, new: Config) -> Result<(), Failure> {
+        if let Some(key) = self.config.restart_needed(&new) {
+            return Err(Failure(format!("{key} has changed, which needs a restart")));
+        }
+        if let (Some(proxy), Some(config)) = (&mut self.proxy, &new.proxy) {
+            let settings = settings(config, &new.log)?;
+            let wanted: Vec<_> = config.listeners.iter().map(|it| it.address.0).collect();
+            let added = wanted.iter().filter(|it| !proxy.acceptors.contains_key(it)).copied();
+            let bound = bind_all(added)?;
+            proxy.shared.settings.store(Arc::new(settings));
+            proxy.limits.store(Arc::new(config.limits.clone()));
+            bound.into_iter().for_each(|(address, listener)| proxy.accept(address, listener));
+            proxy.acceptors.retain(|address, acceptor| {
+                let stays = wanted.contains(address);
+                if !stays {
+                    acceptor.abort();
+                }
+                stays
+            });
+        }
+        self.authority.reconfigure(&new.credentials);
+        self.config = new;
+        self.tell_config();
+        Ok(())
+    }
+
+    fn tell_config(&self) {
+        let digest = TokenDigest::of(self.config.to_yaml().as_bytes()).to_string();
+        self.metrics.config_hash.reset();
+        let digest = digest.trim_start_matches("sha256:");
+        self.metrics.config_hash.with_label_values(&[digest]).set(1.0);
+        self.metrics.config_last_reload_successful.set(1);
+        let now = jiff::Timestamp::now().as_millisecond() as f64 / 1e3;
+        self.metrics.config_last_reload_success_time.set(now);
+    }
+
+    /// Says no to `/readyz`, goes on accepting for `drain.delay` unless `hurried`, and then lets
+    /// requests finish until `drain.deadline`. Whether none was cut off.
+    pub async fn drain(&self, hurried: bool) -> bool {
+        self.draining.store(true, Ordering::Relaxed);
+        let Some((proxy, config)) = self.proxy.as_ref().zip(self.config.proxy.as_ref()) else {
+            return true;
+        };
+        if !hurried {
+            tokio::time::sleep(config.drain.delay.0).await;
+        }
+        for acceptor in proxy.acceptors.values() {
+            acceptor.abort();
+        }
+        let finished = proxy.face.drain(config.drain.deadline.0).await;
+        if !finished {
+            let connections = proxy.face.connections();
+            tracing::error!(connections, "drain.deadline has passed; what is left is cut off");
+        }
+        finished
+    }
+
+    /// Ends all threads and waits until the last line is written.
+    pub async fn stop(self) {
+        self.minder.stop();
+        if let Some(ops) = self.ops {
+            end(ops.face, vec![ops.acceptor]).await;
+        }
+        if let Some(proxy) = self.proxy {
+            end(proxy.face, proxy.acceptors.into_values().collect()).await;
+        }
+        if self.log_thread.join().is_err() {
+            tracing::error!("the access log's thread has panicked");
+        }
+    }
+}
+
+/// Ends a face. Its acceptors hold it, so they go first.
+async fn end(face: Arc<Face>, acceptors: Vec<tokio::task::JoinHandle<()>>) {
+    for acceptor in acceptors {
+        acceptor.abort();
+        let _ = acceptor.await;
+    }
+    if let Some(face) = Arc::into_inner(face) {
+        face.stop();
+    }
+}
+
+fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<Settings, Failure> {
+    Settings::new(proxy, log).map_err(Failure)
+}
+
+fn bind_all(
+    addresses: impl Iterator<Item = SocketAddr>,
+) -> Result<Vec<(SocketAddr, TcpListener)>, Failure> {
+    addresses.map(|it| Ok((it, bind_for("proxy.listeners", it)?))).collect()
+}
+
+fn bind_for(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    bind(address).map_err(|error| {
+        let mend = match error.kind() {
+            io::ErrorKind::AddrInUse => ": stop who listens there, or choose another port",
+            io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
+            io::ErrorKind::PermissionDenied => ": choose a port above 1023",
+            _ => "",
+        };
+        Failure(format!("{key}: cannot listen on {address}: {error}{mend}"))
+    })
+}
+
+/// Tells where a face can be found, which port 0 leaves to the system.
+fn tell_listening(face: &str, listener: &TcpListener) {
+    match listener.local_addr() {
+        Ok(address) => tracing::info!(face, %address, "listening"),
+        Err(error) => tracing::warn!(face, "listening at an unknown address: {error}"),
+    }
+}
+
+impl ProxyFace {
+    fn start(
+        config: &config::Proxy,
+        shared: Arc<Shared>,
+        authority: &Arc<Authority>,
+        log: AccessLog,
+    ) -> Self {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = config.workers.unwrap_or_else(cores);
+        let limits = Arc::new(ArcSwap::from_pointee(config.limits.clone()));
+        let (parts, authority) = (Arc::clone(&shared), Arc::clone(authority));
+        let face = Face::start("proxy", workers, &limits, &shared.metrics, move |timers| {
+            Proxy::new(Arc::clone(&parts), authority.seat(), log.buffer(), timers)
+        });
+        Self { face: Arc::new(face), shared, limits, acceptors: HashMap::new() }
+    }
+
+    fn accept(&mut self, address: SocketAddr, listener: TcpListener) {
+        tell_listening("proxy", &listener);
+        self.acceptors.insert(address, self.face.accept(listener));
+    }
+}
+
+impl OpsFace {
+    fn start(ops: Ops, listener: TcpListener) -> Self {
+        tell_listening("ops", &listener);
+        let limits =
+            Arc::new(ArcSwap::from_pointee(Limits { connections: 256, ..Limits::default() }));
+        let metrics = Arc::clone(&ops.metrics);
+        let face = Face::start("ops", 1, &limits, &metrics, move |_| ops.clone());
+        let face = Arc::new(face);
+        let acceptor = face.accept(listener);
+        Self { face, acceptor }
+    }
+}
+
+/// The thread that looks after files and clocks once a second.
+struct Minder {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Minder {
+    fn start(mut follower: Follower, clock: Clock, proxy: Option<Arc<Shared>>) -> Self {
+        let (stop, stopped) = channel();
+        let mind = move || {
+            while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                clock.settle();
+                follower.poll();
+                if let Some(proxy) = &proxy {
+                    proxy.settings.load().refresh_secrets();
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("minder".into()).spawn(mind);
+        Self { stop, thread: thread.expect("a thread can be started") }
+    }
+
+    fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the minder has panicked");
+        }
+    }
+}

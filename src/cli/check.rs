@@ -1,0 +1,73 @@
+//! `check`: tells all faults at once, also those of the files that the config names.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::{ConfigFile, Form, Output};
+use crate::config::yaml::Fault;
+use crate::config::{Config, Invalid};
+use crate::proxy::Settings;
+use crate::source::file::{CredentialReader, DenyList, Faults, Format};
+
+pub fn run(file: &ConfigFile, print: bool, output: &Output) -> Result<ExitCode, String> {
+    let config = Config::load(&file.path);
+    let (facts, faults) = match &config {
+        Ok(config) => examine(config, &file.path.display().to_string()),
+        Err(invalid) => (Vec::new(), told(invalid)),
+    };
+    if output.form == Form::Json {
+        let valid = faults.is_empty();
+        let mut all = vec![("valid", json!(valid)), ("faults", Value::from(faults.clone()))];
+        all.extend(facts);
+        output.print(&all);
+    } else {
+        faults.iter().for_each(|fault| anstream::eprintln!("{fault}"));
+        if faults.is_empty() && !print {
+            output.print(&facts);
+        }
+    }
+    if let Some(config) = config.ok().filter(|_| print && faults.is_empty()) {
+        anstream::print!("{}", config.to_yaml());
+    }
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn told(invalid: &Invalid) -> Vec<String> {
+    invalid.to_string().lines().map(str::to_owned).collect()
+}
+
+/// What the config amounts to, and the faults of the files that it names.
+fn examine(config: &Config, name: &str) -> (Vec<(&'static str, Value)>, Vec<String>) {
+    let mut faults = Vec::new();
+    let mut facts = vec![("config", json!(name))];
+    if let Some(proxy) = &config.proxy {
+        facts.push(("listeners", json!(proxy.listeners.len())));
+        facts.push(("routes", json!(proxy.routes.len())));
+        if let Err(fault) = Settings::new(proxy, &config.log) {
+            faults.push(fault);
+        }
+    }
+    let mut read =
+        |path: &std::path::Path, key: &'static str, count: CountRows<'_>| match std::fs::read(path)
+        {
+            Err(error) => faults.push(format!("{key}: {}: {error}", path.display())),
+            Ok(content) => match count(&content) {
+                Ok(rows) => facts.push((key, json!(rows))),
+                Err(Faults(told)) => {
+                    let line = |fault: &Fault| format!("{}: {fault}", path.display());
+                    faults.extend(told.iter().map(line));
+                }
+            },
+        };
+    if let Some(file) = &config.credentials.file {
+        let mut reader = CredentialReader::new(Format::of(&file.path));
+        read(&file.path, "credentials.file", &mut |content| Ok(reader.read(content)?.len()));
+    }
+    if let Some(path) = &config.credentials.deny {
+        read(path, "credentials.deny", &mut |content| Ok(DenyList::read(content)?.len()));
+    }
+    (facts, faults)
+}
+
+type CountRows<'a> = &'a mut dyn FnMut(&[u8]) -> Result<usize, Faults>;

@@ -1,0 +1,123 @@
+//! `serve`: runs until told to leave.
+
+use std::process::ExitCode;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::ConfigFile;
+use crate::app::App;
+use crate::authority::follow::INTERVAL;
+use crate::clock::Clock;
+use crate::source::watch::{Look, WatchedFile};
+use crate::telemetry::Diagnostics;
+
+pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
+    let config = file.load()?;
+    let diagnostics = Diagnostics::start(&config.log);
+    control_runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let app = App::start(config, Clock::system(), std::io::stdout());
+        let mut app = app.map_err(|failure| failure.to_string())?;
+        let mut watched = watch.then(|| WatchedFile::new(&file.path));
+        let hurried = loop {
+            match signals.next(watched.as_mut()).await {
+                Event::Reload => reload(&mut app, file, &diagnostics),
+                Event::Leave { hurried } => break hurried,
+            }
+        };
+        leave(app, hurried, &mut signals).await
+    })
+}
+
+/// Control work has a runtime of its own; workers have theirs.
+pub fn control_runtime() -> Result<Runtime, String> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))
+}
+
+fn reload(app: &mut App, file: &ConfigFile, diagnostics: &Diagnostics) {
+    match app.reload(file.load()) {
+        Ok(()) => {
+            diagnostics.set_level(app.config().log.level);
+            tracing::info!("config reloaded");
+        }
+        Err(failure) => tracing::error!("config not reloaded, all stays as it was: {failure}"),
+    }
+}
+
+/// Drains; a second signal ends it at once.
+pub async fn leave(app: App, hurried: bool, signals: &mut Signals) -> Result<ExitCode, String> {
+    tracing::info!("leaving");
+    let finished = tokio::select! {
+        finished = app.drain(hurried) => finished,
+        () = signals.leave() => false,
+    };
+    app.stop().await;
+    Ok(if finished { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+pub struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+pub enum Event {
+    Reload,
+    /// `hurried` is whether a person waits at a terminal.
+    Leave {
+        hurried: bool,
+    },
+}
+
+impl Signals {
+    pub fn new() -> Result<Self, String> {
+        let open = |kind| signal(kind).map_err(|error| format!("cannot take signals: {error}"));
+        Ok(Self {
+            hangup: open(SignalKind::hangup())?,
+            terminate: open(SignalKind::terminate())?,
+            interrupt: open(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for a signal, or for a change of the watched file.
+    pub async fn next(&mut self, watched: Option<&mut WatchedFile>) -> Event {
+        tokio::select! {
+            _ = self.hangup.recv() => Event::Reload,
+            _ = self.terminate.recv() => Event::Leave { hurried: false },
+            _ = self.interrupt.recv() => Event::Leave { hurried: true },
+            () = changed(watched) => Event::Reload,
+        }
+    }
+
+    pub async fn leave(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Returns when the file has changed and stood still for one interval; never without a file.
+async fn changed(watched: Option<&mut WatchedFile>) {
+    let Some(file) = watched else { return std::future::pending().await };
+    let mut ripening = false;
+    // The first look only learns what is in force.
+    let mut known = file.look().is_ok();
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        match file.look() {
+            Ok(Look::Read { .. }) => {
+                ripening = known;
+                known = true;
+            }
+            Ok(Look::Same) if ripening => return,
+            Ok(Look::Same) | Err(_) => {}
+        }
+    }
+}

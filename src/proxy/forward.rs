@@ -1,0 +1,378 @@
+//! Sends a permitted request to the backend and brings the answer back.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::request::Parts;
+use http::{HeaderMap, Response, StatusCode, Version, header};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::headers::{self, Identity, Origin, is_trusted};
+use super::record::{CLIENT_GONE, Record};
+use super::upstream::{
+    Answer, AnswerBody, Connection, Failed, Failure, Interrupted, Outgoing, OutgoingBody, Patience,
+    Stream, exchange,
+};
+use super::{Local, Proxy, Settings, Upstream};
+use crate::config::value::{Authorization, Segment};
+use crate::gate::{Permit, Refused};
+use crate::refusal::Refusal;
+use crate::route::{Place, Target};
+use crate::server;
+use crate::server::timer::{Timer, Timers};
+
+/// A permitted request and all that is known about it.
+pub struct Forward<'a> {
+    pub proxy: &'a Proxy,
+    pub settings: &'a Settings,
+    pub client: &'a server::Connection,
+    pub parts: &'a Parts,
+    pub target: &'a Target<'a>,
+    pub place: &'a Place<'a>,
+    pub permit: &'a Permit,
+}
+
+impl Forward<'_> {
+    /// Takes the body once it begins to send, and puts back what nobody read of it.
+    pub async fn send(
+        &self,
+        body: &mut Option<Incoming>,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Refused> {
+        let upstream = &self.settings.upstreams[self.place.route.index];
+        let body_bytes = self.settings.request_body;
+        let announced = body.as_ref().and_then(|body| http_body::Body::size_hint(body).exact());
+        if announced.is_some_and(|bytes| bytes > body_bytes) {
+            return Err(Refusal::BodyTooLarge(body_bytes).into());
+        }
+        let timer = self.client.timers().timer();
+        let begun = self.proxy.local.clock.now();
+        let patience = Patience {
+            response: upstream.config.response_timeout.0,
+            body_idle: self.settings.body_idle_timeout,
+            body_bytes,
+        };
+        let check = || self.proxy.gate.confirm(self.permit, &self.proxy.local.clock.now());
+        let mut connection = self.connect(upstream, &timer).await?;
+        let mut outgoing = self.outgoing(upstream, body, record);
+        loop {
+            match exchange(connection, outgoing, patience, &timer, check).await {
+                Ok(answer) => {
+                    record.answered(&begun);
+                    return self.deliver(upstream, answer, timer, body, record);
+                }
+                Err(Failed { why: Failure::HungUp, again: Some(again), .. }) => {
+                    connection = self.open(upstream, &timer).await?;
+                    outgoing = again;
+                }
+                Err(failed) => {
+                    *body = failed.unsent;
+                    return Err(self.refused(failed.why, upstream, record));
+                }
+            }
+        }
+    }
+
+    fn refused(&self, failure: Failure<Refused>, upstream: &Upstream, record: &Record) -> Refused {
+        let url = &upstream.config.url;
+        match failure {
+            Failure::Withdrawn(refused) => refused,
+            Failure::HungUp => {
+                tracing::warn!(%url, request_id = record.request_id, "backend hung up on a request");
+                Refusal::UpstreamBroken.into()
+            }
+            Failure::Broken(what) => {
+                tracing::warn!(%url, request_id = record.request_id, "no proper answer: {what}");
+                Refusal::UpstreamBroken.into()
+            }
+            Failure::TimedOut => Refusal::UpstreamTimeout.into(),
+            Failure::BodyTooLarge => Refusal::BodyTooLarge(self.settings.request_body).into(),
+            Failure::BodyTimedOut => Refusal::BodyTimeout.into(),
+            Failure::BodyBroken => {
+                Refusal::FramingInvalid("the request's body is malformed or was cut short").into()
+            }
+        }
+    }
+
+    /// A connection that waits in the pool, or a new one. Where a request can't be sent twice, one
+    /// that the backend has closed meanwhile is passed over.
+    async fn connect(&self, upstream: &Upstream, timer: &Timer) -> Result<Connection, Refused> {
+        let now = self.client.timers().coarse_millis();
+        let replayable = self.parts.method.is_safe();
+        loop {
+            let pooled = self.proxy.local.pool(upstream.number, |pool| pool.take(now));
+            match pooled {
+                Some(connection) if replayable || connection.is_quiet() => return Ok(connection),
+                Some(_) => {}
+                None => return self.open(upstream, timer).await,
+            }
+        }
+    }
+
+    /// A new connection. While the backend refuses, nothing was sent, so waiting is safe and
+    /// saves the request of a client that may not try again.
+    async fn open(&self, upstream: &Upstream, timer: &Timer) -> Result<Connection, Refused> {
+        let config = &upstream.config;
+        let begun = self.proxy.local.clock.now();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let attempt = Connection::open(&config.url);
+            let why = match timer.limit(config.connect_timeout.0, attempt).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            let waited = self.proxy.local.clock.now().boot.since(begun.boot);
+            if waited + pause > config.connect_wait.0 {
+                tracing::warn!(url = %config.url, "backend cannot be reached: {why}");
+                return Err(Refusal::UpstreamUnavailable.into());
+            }
+            timer.pause(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    fn outgoing(
+        &self,
+        upstream: &Upstream,
+        body: &mut Option<Incoming>,
+        record: &mut Record,
+    ) -> Outgoing {
+        let method = &self.parts.method;
+        let mut head = BytesMut::with_capacity(1024);
+        head.put_slice(method.as_str().as_bytes());
+        head.put_slice(b" ");
+        self.write_target(upstream, &mut head);
+        head.put_slice(b" HTTP/1.1\r\n");
+        let authority = upstream.url_authority.as_str();
+        let own_host = self.target.host.unwrap_or(authority);
+        let host = upstream.config.host.as_ref().map_or(own_host, |host| host.as_str());
+        headers::write_header(&mut head, "host", host.as_bytes());
+        let peer = self.client.peer.ip();
+        let trusted = &self.settings.trusted_proxies;
+        let origin = Origin::new(peer, own_host, &self.parts.headers, trusted);
+        record.client = origin.client;
+        let credential = self.permit.credential();
+        let keeps = upstream.config.authorization == Authorization::Keep && credential.is_some();
+        let identity = Identity {
+            credential: credential.map(|credential| &**credential),
+            origin: &origin,
+            request_id: &record.request_id,
+            trace: &record.trace,
+        };
+        let from_trusted = is_trusted(peer.to_canonical(), trusted);
+        headers::write(&mut head, &self.parts.headers, keeps, from_trusted, &identity);
+        if let Some(secret) = upstream.secret().filter(|_| credential.is_some()) {
+            headers::write_header(&mut head, "authorization", secret.as_bytes());
+        }
+        let body = self.outgoing_body(body.take(), &mut head);
+        head.put_slice(b"\r\n");
+        Outgoing { method: method.clone(), head, body }
+    }
+
+    /// The body's framing is said anew; a length stays a length, since old servers know no chunks.
+    fn outgoing_body(&self, body: Option<Incoming>, head: &mut BytesMut) -> OutgoingBody {
+        let length = body.as_ref().map(|body| http_body::Body::size_hint(body).exact());
+        match (body, length.flatten()) {
+            (Some(body), None) => {
+                headers::write_header(head, "transfer-encoding", b"chunked");
+                OutgoingBody::Chunked(body)
+            }
+            (Some(body), Some(length)) if length > 0 => {
+                headers::write_header(head, "content-length", length.to_string().as_bytes());
+                OutgoingBody::Sized(body)
+            }
+            _ => {
+                if self.parts.headers.contains_key(header::CONTENT_LENGTH) {
+                    headers::write_header(head, "content-length", b"0");
+                }
+                OutgoingBody::None
+            }
+        }
+    }
+
+    /// The URL's path and what the request has beyond the route's, byte for byte.
+    fn write_target(&self, upstream: &Upstream, head: &mut BytesMut) {
+        let start = head.len();
+        for segment in upstream.config.url.path.segments() {
+            head.put_slice(b"/");
+            head.put_slice(match segment {
+                Segment::Literal(text) => text.as_bytes(),
+                Segment::Tenant => self.place.tenant.as_str().as_bytes(),
+            });
+        }
+        head.put_slice(self.place.rest.as_bytes());
+        if head.len() == start {
+            head.put_slice(b"/");
+        }
+        if let Some(query) = self.target.query {
+            head.put_slice(b"?");
+            head.put_slice(query.as_bytes());
+        }
+    }
+
+    fn deliver(
+        &self,
+        upstream: &Arc<Upstream>,
+        answer: Answer,
+        timer: Timer,
+        body: &mut Option<Incoming>,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Refused> {
+        record.bytes_in = answer.bytes_sent;
+        *body = answer.unsent;
+        let ours = upstream.config.authorization != Authorization::Keep;
+        if answer.status == StatusCode::UNAUTHORIZED && ours && self.permit.credential().is_some() {
+            tracing::error!(url = %upstream.config.url, "the backend refuses this proxy with 401");
+            return Err(Refusal::UpstreamRefusedUs.into());
+        }
+        record.allowed(answer.status);
+        let local = &self.proxy.local;
+        let content = match answer.body {
+            AnswerBody::Whole(bytes, connection) => {
+                if let Some(connection) = connection {
+                    local.keep(upstream.number, connection, self.client);
+                }
+                Content::Whole(bytes)
+            }
+            AnswerBody::Streamed(stream) => Content::Streamed(Box::new(Streaming {
+                stream,
+                timer,
+                patience: upstream.config.response_timeout.0,
+                local: Rc::clone(local),
+                upstream: upstream.number,
+                timers: self.client.timers().clone(),
+            })),
+        };
+        let mut response = Response::new(Body { content, record: None });
+        *response.status_mut() = answer.status;
+        *response.version_mut() = Version::HTTP_11;
+        *response.headers_mut() = answer.headers;
+        Ok(response)
+    }
+}
+
+/// An answer's body on its way to the client.
+pub struct Body {
+    content: Content,
+    record: Option<Box<Record>>,
+}
+
+enum Content {
+    Whole(Bytes),
+    Streamed(Box<Streaming>),
+}
+
+struct Streaming {
+    stream: Stream,
+    timer: Timer,
+    patience: Duration,
+    local: Rc<Local>,
+    upstream: u64,
+    timers: Timers,
+}
+
+impl Body {
+    pub fn whole(bytes: Bytes) -> Self {
+        Self { content: Content::Whole(bytes), record: None }
+    }
+
+    /// Gives the record to the body: it is told when the body has gone.
+    pub fn follow(mut self, mut record: Record) -> Self {
+        if let Content::Whole(bytes) = &self.content {
+            record.bytes_out = bytes.len() as u64;
+        }
+        self.record = Some(Box::new(record));
+        self
+    }
+
+    fn interrupted(&mut self, why: Interrupted) -> std::io::Error {
+        let (reason, what) = match why {
+            Interrupted::Broken(what) => (Refusal::UpstreamBroken.reason(), what),
+            Interrupted::TimedOut => (Refusal::UpstreamTimeout.reason(), "no more came in time"),
+        };
+        if let Some(mut record) = self.record.take() {
+            tracing::warn!(request_id = record.request_id, "the answer's body broke off: {what}");
+            record.broken(reason);
+        }
+        std::io::Error::other(what)
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let this = &mut *self;
+        let streaming = match &mut this.content {
+            Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Content::Whole(bytes) => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+            }
+            Content::Streamed(streaming) => streaming,
+        };
+        let piece = std::task::ready!(streaming.stream.poll_piece(
+            context,
+            &streaming.timer,
+            streaming.patience
+        ));
+        match piece {
+            Some(Ok(bytes)) => {
+                if let Some(record) = &mut this.record {
+                    record.bytes_out += bytes.len() as u64;
+                }
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Some(Err(why)) => Poll::Ready(Some(Err(this.interrupted(why)))),
+            None => {
+                if let Some(connection) = streaming.stream.release() {
+                    let now = streaming.timers.coarse_millis();
+                    streaming.local.pool(streaming.upstream, |pool| pool.put(connection, now));
+                }
+                this.record = None;
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(bytes) => bytes.is_empty(),
+            Content::Streamed(streaming) => streaming.stream.is_ended(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Streamed(streaming) => {
+                streaming.stream.length().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+        }
+    }
+}
+
+/// A body that nobody takes to its end was not delivered.
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let (Content::Streamed(streaming), Some(record)) = (&self.content, &mut self.record)
+            && !streaming.stream.is_ended()
+        {
+            record.broken(CLIENT_GONE);
+        }
+    }
+}
+
+/// Whether the client waits for `100 Continue` before it sends its body.
+pub fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::EXPECT)
+}

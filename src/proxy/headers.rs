@@ -1,0 +1,343 @@
+//! Which headers pass, and which we set. Identity headers are removed and set here and nowhere
+//! else.
+
+use std::net::IpAddr;
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::config::value::Network;
+use crate::credential::Credential;
+use crate::refusal::REQUEST_ID;
+
+/// Whether a header concerns only the hop between two peers (RFC 9110 section 7.6.1). `name` is in
+/// lower case.
+pub fn is_hop_by_hop(name: &str) -> bool {
+    matches!(name, "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade")
+        || name.starts_with("proxy-")
+}
+
+/// The options of all `Connection` headers, in lower case: `close`, and names of headers.
+pub fn connection_options(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    let texts = values.filter_map(|value| value.to_str().ok());
+    let options = texts.flat_map(|text| text.split(',')).map(|it| it.trim().to_ascii_lowercase());
+    options.filter(|option| !option.is_empty()).collect()
+}
+
+/// What the backend is told about who asks.
+pub struct Identity<'a> {
+    /// `None` on paths that are open to all.
+    pub credential: Option<&'a Credential>,
+    pub origin: &'a Origin<'a>,
+    pub request_id: &'a str,
+    pub trace: &'a Trace,
+}
+
+/// Writes the headers that pass from the client, and then ours. `authorization` says whether the
+/// client's own passes.
+pub fn write(
+    out: &mut BytesMut,
+    headers: &HeaderMap,
+    authorization_passes: bool,
+    from_trusted_proxy: bool,
+    identity: &Identity<'_>,
+) {
+    let options = connection_options(headers);
+    for (name, value) in headers {
+        let name = name.as_str();
+        let nominated = || options.iter().any(|option| option == name);
+        let passes = match name {
+            // Said anew for this hop.
+            "host" | "content-length" | "expect" => false,
+            "authorization" => authorization_passes && !nominated(),
+            "traceparent" | "tracestate" => identity.trace.is_from_client,
+            _ => !is_hop_by_hop(name) && !is_ours(name, from_trusted_proxy) && !nominated(),
+        };
+        if passes {
+            write_header(out, name, value.as_bytes());
+        }
+    }
+    write_identity(out, identity);
+}
+
+fn write_identity(out: &mut BytesMut, identity: &Identity<'_>) {
+    if let Some(credential) = identity.credential {
+        write_header(out, CREDENTIAL_ID, credential.id.as_str().as_bytes());
+        write_header(out, TENANT, credential.tenant.as_str().as_bytes());
+    }
+    let origin = identity.origin;
+    write_header(out, FORWARDED_FOR, origin.client.to_string().as_bytes());
+    write_header(out, FORWARDED_HOST, origin.host.as_bytes());
+    write_header(out, FORWARDED_PROTO, origin.proto.as_bytes());
+    write_header(out, REQUEST_ID.as_str(), identity.request_id.as_bytes());
+    if !identity.trace.is_from_client {
+        write_header(out, "traceparent", identity.trace.parent.as_bytes());
+    }
+}
+
+pub fn write_header(out: &mut BytesMut, name: &str, value: &[u8]) {
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+const CREDENTIAL_ID: &str = "x-scim-credential-id";
+const TENANT: &str = "x-scim-tenant";
+const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_HOST: &str = "x-forwarded-host";
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
+
+/// Whether a backend could take this name for a header that only we set. Many frameworks fold `-`,
+/// `_` and `.` into one, so all spellings are the same name. What a trusted proxy says beside the
+/// three headers that we set ourselves passes.
+fn is_ours(name: &str, from_trusted_proxy: bool) -> bool {
+    let folded;
+    let name = if name.contains(['_', '.']) {
+        folded = name.replace(['_', '.'], "-");
+        folded.as_str()
+    } else {
+        name
+    };
+    match name {
+        CREDENTIAL_ID | TENANT | FORWARDED_FOR | FORWARDED_HOST | FORWARDED_PROTO
+        | "x-request-id" => true,
+        "forwarded" => !from_trusted_proxy,
+        _ => !from_trusted_proxy && name.starts_with("x-forwarded-"),
+    }
+}
+
+/// Where a request comes from, as far as we believe it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Origin<'a> {
+    pub client: IpAddr,
+    pub host: &'a str,
+    pub proto: &'static str,
+}
+
+impl<'a> Origin<'a> {
+    /// `host` is what the request itself names.
+    pub fn new(peer: IpAddr, host: &'a str, headers: &'a HeaderMap, trusted: &[Network]) -> Self {
+        let peer = peer.to_canonical();
+        let origin = Self { client: peer, host, proto: "http" };
+        if !is_trusted(peer, trusted) {
+            return origin;
+        }
+        Self {
+            client: forwarded_for(headers, trusted).unwrap_or(peer),
+            host: single(headers, FORWARDED_HOST).filter(|it| is_host(it)).unwrap_or(host),
+            proto: match single(headers, FORWARDED_PROTO) {
+                Some("https") => "https",
+                _ => "http",
+            },
+        }
+    }
+}
+
+pub fn is_trusted(peer: IpAddr, trusted: &[Network]) -> bool {
+    trusted.iter().any(|network| network.contains(peer))
+}
+
+/// The last address that was not added by a proxy of ours. What stands before it anybody may have
+/// written.
+fn forwarded_for(headers: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
+    let mut nearest = None;
+    for value in headers.get_all(FORWARDED_FOR).iter().rev() {
+        for entry in value.to_str().ok()?.rsplit(',') {
+            let Ok(address) = entry.trim().parse::<IpAddr>() else { return nearest };
+            let address = address.to_canonical();
+            nearest = Some(address);
+            if !is_trusted(address, trusted) {
+                return nearest;
+            }
+        }
+    }
+    nearest
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().filter(|_| values.next().is_none());
+    value.and_then(|value| value.to_str().ok())
+}
+
+fn is_host(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    !text.is_empty() && text.bytes().all(allowed)
+}
+
+/// The client's request id if it is one that can be logged, else a new one.
+pub fn request_id(headers: &HeaderMap) -> String {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let usable = |id: &&str| {
+        (1..=64).contains(&id.len())
+            && id.bytes().all(allowed)
+            && !id.starts_with(crate::credential::token::PREFIX)
+    };
+    match single(headers, REQUEST_ID.as_str()).filter(usable) {
+        Some(id) => id.to_owned(),
+        None => format!("{:032x}", fastrand::u128(..)),
+    }
+}
+
+/// The trace that a request belongs to (W3C Trace Context).
+pub struct Trace {
+    pub is_from_client: bool,
+    parent: String,
+}
+
+impl Trace {
+    pub fn new(headers: &HeaderMap) -> Self {
+        match single(headers, "traceparent").filter(|text| is_traceparent(text)) {
+            Some(text) => Self { is_from_client: true, parent: text.to_owned() },
+            None => {
+                let (trace, span) = (fastrand::u128(1..), fastrand::u64(1..));
+                Self { is_from_client: false, parent: format!("00-{trace:032x}-{span:016x}-00") }
+            }
+        }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.parent[3..35]
+    }
+}
+
+fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, length: usize| {
+        let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        part.len() == length && part.bytes().all(digit)
+    };
+    let id = |part: &str, length| hex(part, length) && part.bytes().any(|byte| byte != b'0');
+    let mut parts = text.split('-');
+    let mut next = || parts.next().unwrap_or_default();
+    let (version, trace, span, flags) = (next(), next(), next(), next());
+    version == "00" && id(trace, 32) && id(span, 16) && hex(flags, 2) && parts.next().is_none()
+}
+
+/// What replaces the client's `Authorization`, if it can be the value of a header.
+pub fn secret_value(content: &[u8]) -> Result<HeaderValue, &'static str> {
+    let content = content.trim_ascii();
+    if content.is_empty() {
+        return Err("it is empty");
+    }
+    let mut value = HeaderValue::from_bytes(content)
+        .map_err(|_| "it has characters that no header can have, such as a line break")?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::{CredentialId, Expiry, Status, TenantId, TokenDigest};
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            map.append(name, value.parse().expect("a value"));
+        }
+        map
+    }
+
+    fn written(lines: &[(&str, &str)], keep: bool, trusted: bool) -> Vec<String> {
+        let credential = Credential {
+            id: CredentialId::parse("c-1").expect("valid"),
+            tenant: TenantId::parse("z-1").expect("valid"),
+            digest: TokenDigest::of(b"t"),
+            status: Status::Enabled,
+            expiry: Expiry::Never,
+        };
+        let map = headers(lines);
+        let origin = Origin { client: [127, 0, 0, 1].into(), host: "h", proto: "http" };
+        let trace = Trace { is_from_client: true, parent: String::new() };
+        let identity = Identity {
+            credential: Some(&credential),
+            origin: &origin,
+            request_id: "r-1",
+            trace: &trace,
+        };
+        let mut out = BytesMut::new();
+        write(&mut out, &map, keep, trusted, &identity);
+        let text = String::from_utf8(out.to_vec()).expect("text");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    const OURS: [&str; 6] = [
+        "x-scim-credential-id: c-1",
+        "x-scim-tenant: z-1",
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-host: h",
+        "x-forwarded-proto: http",
+        "x-request-id: r-1",
+    ];
+
+    #[test]
+    fn identity_headers_are_ours_in_every_spelling() {
+        let forged = [
+            ("X-SCIM-Credential-Id", "c-9"),
+            ("x_scim_credential_id", "c-9"),
+            ("x.scim-tenant", "z-9"),
+            ("X-Forwarded-For", "8.8.8.8"),
+            ("x_forwarded_host", "evil"),
+            ("X-Forwarded-Prefix", "/evil"),
+            ("Forwarded", "for=8.8.8.8"),
+            ("x_request_id", "x"),
+        ];
+        assert_eq!(written(&forged, false, false), OURS);
+    }
+
+    #[test]
+    fn hop_by_hop_and_nominated_headers_end_here() {
+        let lines = [
+            ("Connection", "keep-alive, X-Hop, x-scim-tenant"),
+            ("X-Hop", "1"),
+            ("TE", "trailers"),
+            ("Upgrade", "h2c"),
+            ("Proxy-Authorization", "Basic x"),
+            ("If-Match", "W/\"a\""),
+            ("User-Agent", "okta"),
+        ];
+        let mut expected = vec!["if-match: W/\"a\"".to_owned(), "user-agent: okta".to_owned()];
+        expected.extend(OURS.map(str::to_owned));
+        assert_eq!(written(&lines, false, false), expected);
+    }
+
+    #[test]
+    fn authorization_passes_only_if_kept() {
+        let lines = [("Authorization", "Bearer t")];
+        assert_eq!(written(&lines, true, false)[0], "authorization: Bearer t");
+        assert_eq!(written(&lines, false, false), OURS);
+    }
+
+    #[test]
+    fn only_trusted_proxies_say_where_a_request_comes_from() {
+        let trusted: Vec<Network> = vec!["10.0.0.0/8".parse().expect("valid")];
+        let map = headers(&[
+            ("X-Forwarded-For", "6.6.6.6, 9.9.9.9, 10.0.0.7"),
+            ("X-Forwarded-Host", "scim.example.com"),
+            ("X-Forwarded-Proto", "https"),
+        ]);
+        let origin = |peer: [u8; 4]| Origin::new(peer.into(), "h", &map, &trusted);
+        let believed =
+            Origin { client: [9, 9, 9, 9].into(), host: "scim.example.com", proto: "https" };
+        assert_eq!(origin([10, 0, 0, 1]), believed);
+        let own = Origin { client: [11, 0, 0, 1].into(), host: "h", proto: "http" };
+        assert_eq!(origin([11, 0, 0, 1]), own);
+    }
+
+    #[test]
+    fn ids_of_requests_and_traces_are_kept_if_well_formed() {
+        assert_eq!(request_id(&headers(&[("X-Request-Id", "a.B_c-1")])), "a.B_c-1");
+        for bad in ["", "a b", "a/b", "scimg_secret", &"x".repeat(65)] {
+            assert_eq!(request_id(&headers(&[("X-Request-Id", bad)])).len(), 32, "{bad}");
+        }
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(Trace::new(&headers(&[("traceparent", good)])).id(), &good[3..35]);
+        for bad in ["", "00-00000000000000000000000000000000-b7ad6b7169203331-01", &good[1..]] {
+            let made = Trace::new(&headers(&[("traceparent", bad)]));
+            assert!(!made.is_from_client && is_traceparent(&made.parent), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The face that forwards requests. A request passes from the server through route, token and gate
+//! to [`forward`]; whatever refuses it on the way is answered here.
+
+mod forward;
+mod headers;
+mod record;
+mod upstream;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use prometheus::Histogram;
+
+use crate::authority::Seat;
+use crate::clock::Clock;
+use crate::config::value::{Authorization, Network};
+use crate::config::{self, LogPath};
+use crate::gate::{Gate, Refused};
+use crate::route::{Routes, Target};
+use crate::server::timer::Timers;
+use crate::server::{Connection, Service};
+use crate::source::watch::{Look, WatchedFile};
+use crate::telemetry::access::LineBuffer;
+use crate::telemetry::metrics::Metrics;
+use forward::{Body, Forward, expects_continue};
+use record::{FACE, Record};
+use upstream::{Pool, Pools};
+
+/// What a reload replaces as a whole.
+pub struct Settings {
+    routes: Routes,
+    /// By the routes' index.
+    upstreams: Vec<Arc<Upstream>>,
+    trusted_proxies: Vec<Network>,
+    request_body: u64,
+    body_idle_timeout: Duration,
+    /// How paths are logged; `None` if there is no access log.
+    access: Option<LogPath>,
+}
+
+impl Settings {
+    /// Fails if a secret cannot be read; the text names the key and the file.
+    pub fn new(proxy: &config::Proxy, log: &config::Log) -> Result<Self, String> {
+        let upstream = |(index, route): (usize, &config::Route)| {
+            Upstream::new(&route.upstream)
+                .map(Arc::new)
+                .map_err(|what| format!("proxy.routes[{index}].upstream.authorization: {what}"))
+        };
+        Ok(Self {
+            routes: Routes::new(&proxy.routes),
+            upstreams: proxy.routes.iter().enumerate().map(upstream).collect::<Result<_, _>>()?,
+            trusted_proxies: proxy.trusted_proxies.clone(),
+            request_body: proxy.limits.request_body.0,
+            body_idle_timeout: proxy.limits.body_idle_timeout.0,
+            access: log.access.then_some(log.path),
+        })
+    }
+
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// Looks whether secrets have changed. One that cannot be read stays as it was.
+    pub fn refresh_secrets(&self) {
+        self.upstreams.iter().for_each(|upstream| upstream.refresh_secret());
+    }
+}
+
+/// A backend, and what we show it.
+pub struct Upstream {
+    /// Unique in this process, also over reloads: pools go by it.
+    number: u64,
+    config: config::Upstream,
+    url_authority: String,
+    secret: ArcSwapOption<HeaderValue>,
+    secret_file: Option<Mutex<WatchedFile>>,
+}
+
+impl Upstream {
+    fn new(config: &config::Upstream) -> Result<Self, String> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let upstream = Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            config: config.clone(),
+            url_authority: config.url.authority(),
+            secret: ArcSwapOption::empty(),
+            secret_file: match &config.authorization {
+                Authorization::File(path) => Some(Mutex::new(WatchedFile::new(path))),
+                Authorization::Remove | Authorization::Keep => None,
+            },
+        };
+        upstream.read_secret()?;
+        Ok(upstream)
+    }
+
+    fn secret(&self) -> Option<Arc<HeaderValue>> {
+        self.secret.load_full()
+    }
+
+    fn read_secret(&self) -> Result<(), String> {
+        let Some(file) = &self.secret_file else { return Ok(()) };
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = |what: &dyn std::fmt::Display, file: &WatchedFile| {
+            format!("{}: {what}", file.path().display())
+        };
+        let content = match file.look() {
+            Ok(Look::Read { content, .. }) => content,
+            Ok(Look::Same) => return Ok(()),
+            Err(error) => return Err(told(&error, &file)),
+        };
+        let value = headers::secret_value(&content).map_err(|what| told(&what, &file))?;
+        self.secret.store(Some(Arc::new(value)));
+        Ok(())
+    }
+
+    fn refresh_secret(&self) {
+        if let Err(what) = self.read_secret() {
+            tracing::error!("upstream.authorization: {what}: the last good one stays in force");
+        }
+    }
+}
+
+/// What all workers share.
+pub struct Shared {
+    pub settings: ArcSwap<Settings>,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+}
+
+/// One worker's proxy.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    gate: Gate,
+    local: Rc<Local>,
+}
+
+/// What belongs to one worker alone.
+struct Local {
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    request_duration: Histogram,
+    decision_duration: Histogram,
+    lines: LineBuffer,
+    timers: Timers,
+    pools: RefCell<Pools>,
+}
+
+impl Local {
+    fn pool<T>(&self, upstream: u64, act: impl FnOnce(&mut Pool) -> T) -> T {
+        act(self.pools.borrow_mut().entry(upstream).or_default())
+    }
+
+    fn keep(&self, upstream: u64, connection: upstream::Connection, client: &Connection) {
+        let now = client.timers().coarse_millis();
+        self.pool(upstream, |pool| pool.put(connection, now));
+    }
+}
+
+impl Proxy {
+    pub fn new(shared: Arc<Shared>, seat: Seat, lines: LineBuffer, timers: &Timers) -> Self {
+        let metrics = Arc::clone(&shared.metrics);
+        let local = Local {
+            clock: shared.clock.clone(),
+            request_duration: metrics.request_duration.with_label_values(&[FACE]),
+            decision_duration: metrics.decision_duration.with_label_values(&[FACE]),
+            metrics,
+            lines,
+            timers: timers.clone(),
+            pools: RefCell::default(),
+        };
+        Self { shared, gate: Gate::new(seat), local: Rc::new(local) }
+    }
+
+    async fn serve(
+        &self,
+        settings: &Settings,
+        parts: &Parts,
+        body: &mut Option<Incoming>,
+        client: &Connection,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Refused> {
+        let target = Target::parse(parts)?;
+        let place = settings.routes.find(&target)?; // Known now, told only after authentication.
+        if let Some(place) = &place {
+            record.placed(place);
+        }
+        let access = target.access(&parts.method);
+        let now = record.begun();
+        let permit =
+            self.gate.admit(&parts.method, &parts.headers, place.as_ref(), access, &now)?;
+        record.decided(permit.credential());
+        let place = place.as_ref().expect("the gate permits nothing without a place");
+        let proxy = self;
+        let (permit, target) = (&permit, &target);
+        Forward { proxy, settings, client, parts, target, place, permit }.send(body, record).await
+    }
+}
+
+impl Service for Proxy {
+    type Body = Body;
+    type BodyError = std::io::Error;
+
+    async fn call(&self, request: Request<Incoming>, client: &Connection) -> Response<Body> {
+        let settings = self.shared.settings.load_full();
+        let (parts, body) = request.into_parts();
+        let mut record = Record::open(&self.local, &parts, client.peer.ip(), settings.access);
+        let mut body = Some(body);
+        let served = self.serve(&settings, &parts, &mut body, client, &mut record).await;
+        let response = served.unwrap_or_else(|refused| {
+            record.refused(&refused);
+            refused.refusal.response(&record.request_id).map(Body::whole)
+        });
+        // A client that waits for `100 Continue` sends no body after another answer.
+        if let Some(body) = body.filter(|_| !expects_continue(&parts.headers)) {
+            client.discard(body);
+        }
+        response.map(|body| body.follow(record)) // Told when the last byte has gone.
+    }
+
+    fn tick(&self) {
+        self.local.lines.flush();
+        let now = self.local.timers.coarse_millis();
+        let mut pools = self.local.pools.borrow_mut();
+        pools.retain(|_, pool| {
+            pool.sweep(now);
+            !pool.is_empty()
+        });
+    }
+}

@@ -1,0 +1,183 @@
+//! What is known of one request while it is under way. Told once, when the last byte of the answer
+//! has gone or nobody waits for it any more: in a line, in the counters and in the histograms.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, Uri, header};
+
+use super::Local;
+use super::headers::{Trace, request_id};
+use crate::clock::Now;
+use crate::config::LogPath;
+use crate::credential::Credential;
+use crate::gate::Refused;
+use crate::refusal::Outcome;
+use crate::route::{Place, Route};
+use crate::telemetry::access::Line;
+
+pub struct Record {
+    pub request_id: String,
+    pub trace: Trace,
+    pub client: IpAddr,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    local: Rc<Local>,
+    begun: Now,
+    method: Method,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    route: Option<Arc<Route>>,
+    decided: bool,
+    credential: Option<Arc<Credential>>,
+    status: u16,
+    outcome: Outcome,
+    reason: &'static str,
+    upstream: Option<Duration>,
+    logged: Option<LogPath>,
+}
+
+impl Record {
+    /// `logged` is how the path is to be logged, or `None` if there is to be no line.
+    pub(super) fn open(
+        local: &Rc<Local>,
+        parts: &Parts,
+        peer: IpAddr,
+        logged: Option<LogPath>,
+    ) -> Self {
+        local.metrics.requests_in_flight.inc();
+        Self {
+            request_id: request_id(&parts.headers),
+            trace: Trace::new(&parts.headers),
+            client: peer.to_canonical(),
+            bytes_in: 0,
+            bytes_out: 0,
+            local: Rc::clone(local),
+            begun: local.clock.now(),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            user_agent: parts.headers.get(header::USER_AGENT).cloned(),
+            route: None,
+            decided: false,
+            credential: None,
+            status: 0,
+            outcome: Outcome::Failed,
+            reason: CLIENT_GONE,
+            upstream: None,
+            logged,
+        }
+    }
+
+    pub fn begun(&self) -> Now {
+        self.begun
+    }
+
+    pub fn placed(&mut self, place: &Place<'_>) {
+        self.route = Some(Arc::clone(place.route));
+    }
+
+    /// The decision has been made; `credential` is whose token it was.
+    pub fn decided(&mut self, credential: Option<&Arc<Credential>>) {
+        self.local.decision_duration.observe(self.elapsed().as_secs_f64());
+        self.decided = true;
+        self.credential = credential.cloned();
+    }
+
+    /// The head of the backend's answer is here.
+    pub fn answered(&mut self, since: &Now) {
+        let time = self.local.clock.now().boot.since(since.boot);
+        self.local.metrics.upstream_duration.observe(time.as_secs_f64());
+        self.upstream = Some(time);
+    }
+
+    pub fn allowed(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+        self.outcome = Outcome::Allowed;
+        self.reason = if self.credential.is_some() { "allowed" } else { "open" };
+    }
+
+    pub fn refused(&mut self, refused: &Refused) {
+        let refusal = refused.refusal;
+        if !self.decided {
+            self.decided(refused.credential.as_ref());
+        }
+        if let Some(credential) = &refused.credential {
+            self.local.metrics.credential_refused(credential.id.as_str(), refusal.reason());
+        }
+        self.status = refusal.status().as_u16();
+        self.outcome = refusal.outcome();
+        self.reason = refusal.reason();
+    }
+
+    /// The answer could not be finished.
+    pub fn broken(&mut self, reason: &'static str) {
+        self.outcome = Outcome::Failed;
+        self.reason = reason;
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.local.clock.now().boot.since(self.begun.boot)
+    }
+
+    fn write_line(&self, duration: Duration, path: LogPath) {
+        let route = self.route.as_ref().map_or("", |route| &route.label);
+        let credential = self.credential.as_deref();
+        let agent = self.user_agent.as_ref().and_then(|agent| agent.to_str().ok());
+        self.local.lines.write(&Line {
+            time: self.begun.wall,
+            face: FACE,
+            method: self.method.as_str(),
+            path: if path == LogPath::Full { self.uri.path() } else { route },
+            route,
+            status: self.status,
+            outcome: self.outcome.as_str(),
+            reason: self.reason,
+            tenant: credential.map(|credential| credential.tenant.as_str()),
+            credential_id: credential.map(|credential| credential.id.as_str()),
+            client: Some(self.client),
+            request_id: &self.request_id,
+            trace_id: self.trace.id(),
+            user_agent: agent.unwrap_or_default(),
+            duration,
+            upstream_duration: self.upstream,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let duration = self.elapsed();
+        let metrics = &self.local.metrics;
+        metrics.requests_in_flight.dec();
+        self.local.request_duration.observe(duration.as_secs_f64());
+        let route = self.route.as_ref().map_or("none", |route| &route.label);
+        let method = method_label(&self.method);
+        let labels = [FACE, route, method, self.outcome.as_str(), self.reason];
+        metrics.requests.with_label_values(&labels).inc();
+        if let Some(path) = self.logged {
+            self.write_line(duration, path);
+        }
+    }
+}
+
+/// A closed set: strangers choose methods.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "_OTHER",
+    }
+}
+
+pub const FACE: &str = "proxy";
+pub const CLIENT_GONE: &str = "client_gone";

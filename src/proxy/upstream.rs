@@ -1,0 +1,823 @@
+//! The HTTP/1.1 client towards a backend, inside the request's task: no task, channel or lock of
+//! its own. As strict about answers as a server is about requests: an answer whose length is in
+//! doubt is broken, and a connection after any doubt is not used again.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_body::Body;
+use hyper::body::Incoming;
+use rustix::net::RecvFlags;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use super::headers::{connection_options, is_hop_by_hop};
+use crate::config::value::UpstreamUrl;
+use crate::server::timer::Timer;
+
+/// One worker's connections to one backend that wait for their next request.
+#[derive(Default)]
+pub struct Pool {
+    idle: Vec<Idle>,
+}
+
+struct Idle {
+    connection: Connection,
+    /// In the milliseconds of the worker's timers.
+    until: u64,
+}
+
+impl Pool {
+    /// The connection used last, which is the likeliest to be alive.
+    pub fn take(&mut self, now: u64) -> Option<Connection> {
+        let idle = self.idle.pop()?;
+        (idle.until > now).then_some(idle.connection)
+    }
+
+    pub fn put(&mut self, mut connection: Connection, now: u64) {
+        if self.idle.len() < IDLE_CONNECTIONS_MAX {
+            connection.reused = true;
+            let until = now + connection.keep_alive.as_millis() as u64;
+            self.idle.push(Idle { connection, until });
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.idle.is_empty()
+    }
+
+    /// Closes those that have waited long enough.
+    pub fn sweep(&mut self, now: u64) {
+        self.idle.retain(|idle| idle.until > now);
+    }
+}
+
+const IDLE_CONNECTIONS_MAX: usize = 256;
+/// Shorter than what Node (5 s) and uvicorn (5 s) wait before they close.
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
+
+/// A connection to a backend, between two requests or within one.
+pub struct Connection {
+    stream: TcpStream,
+    received: BytesMut,
+    reused: bool,
+    keep_alive: Duration,
+}
+
+impl Connection {
+    /// Makes one attempt at each address that the name has.
+    pub async fn open(url: &UpstreamUrl) -> io::Result<Self> {
+        let stream = match url.host.parse::<IpAddr>() {
+            Ok(address) => TcpStream::connect(SocketAddr::new(address, url.port)).await,
+            Err(_) => TcpStream::connect((url.host.as_str(), url.port)).await,
+        }?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, received: BytesMut::new(), reused: false, keep_alive: KEEP_ALIVE })
+    }
+
+    /// Whether the backend has said nothing and not hung up, as far as has arrived here.
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        let peeked =
+            rustix::net::recv(&self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        self.received.is_empty() && matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    }
+
+    fn poll_receive(&mut self, context: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
+        if self.received.capacity() - self.received.len() < room / 2 {
+            self.received.reserve(room);
+        }
+        let stream = Pin::new(&mut self.stream);
+        tokio_util::io::poll_read_buf(stream, context, &mut self.received)
+    }
+}
+
+/// What goes to the backend.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub method: Method,
+    pub head: BytesMut,
+    pub body: OutgoingBody,
+}
+
+#[derive(Debug)]
+pub enum OutgoingBody {
+    None,
+    /// Its length stands in the head.
+    Sized(Incoming),
+    Chunked(Incoming),
+}
+
+/// Limits of one exchange.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    pub response: Duration,
+    pub body_idle: Duration,
+    pub body_bytes: u64,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failure<E> {
+    /// The check before the first byte said no; nothing was sent.
+    Withdrawn(E),
+    /// The backend closed a reused connection without a byte of an answer.
+    HungUp,
+    Broken(&'static str),
+    TimedOut,
+    BodyTooLarge,
+    /// The client's body came to a halt.
+    BodyTimedOut,
+    /// The client's body is malformed or was cut short.
+    BodyBroken,
+}
+
+/// An exchange without an answer.
+#[derive(Debug)]
+pub struct Failed<E> {
+    pub why: Failure<E>,
+    /// The request once more, if it may be sent again.
+    pub again: Option<Outgoing>,
+    /// What was not read of the request's body.
+    pub unsent: Option<Incoming>,
+}
+
+impl<E> From<&'static str> for Failed<E> {
+    fn from(what: &'static str) -> Self {
+        Self { why: Failure::Broken(what), again: None, unsent: None }
+    }
+}
+
+/// A backend's answer, of whose body more may have to come.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: AnswerBody,
+    /// What the backend did not want of the request's body.
+    pub unsent: Option<Incoming>,
+    pub bytes_sent: u64,
+}
+
+pub enum AnswerBody {
+    /// All of it, and the connection if it can be used again.
+    Whole(Bytes, Option<Connection>),
+    Streamed(Stream),
+}
+
+/// Sends a request and reads the head of the answer. `check` is called right before the first
+/// byte is written, in the same turn of the worker's loop.
+pub async fn exchange<E>(
+    mut connection: Connection,
+    outgoing: Outgoing,
+    patience: Patience,
+    timer: &Timer,
+    check: impl FnOnce() -> Result<(), E>,
+) -> Result<Answer, Failed<E>> {
+    let method = outgoing.method.clone();
+    let mut sending = Sending::new(outgoing, patience, check);
+    timer.arm(patience.response);
+    let head =
+        poll_fn(|context| poll_exchange(&mut connection, &mut sending, timer, context)).await;
+    timer.disarm();
+    let head = match head {
+        Ok(head) => head,
+        Err(why) => {
+            let again = matches!(why, Failure::HungUp).then(|| sending.again()).flatten();
+            return Err(Failed { why, again, unsent: sending.into_unsent() });
+        }
+    };
+    let complete = sending.is_complete();
+    let framing = framing(&method, &head);
+    if let Some(keep_alive) = head.keep_alive {
+        connection.keep_alive = keep_alive;
+    }
+    let reusable = complete && head.reusable && framing != Framing::UntilClose;
+    let mut stream = Stream { connection: Some(connection), framing, reusable, ended: false };
+    let body = match stream.take_whole() {
+        Some((bytes, connection)) => AnswerBody::Whole(bytes, connection),
+        None => AnswerBody::Streamed(stream),
+    };
+    let Head { status, headers, .. } = head;
+    Ok(Answer { status, headers, body, bytes_sent: sending.bytes, unsent: sending.into_unsent() })
+}
+
+/// Writes what can be written and reads what has come, until the head of the answer is there.
+fn poll_exchange<E, C: FnOnce() -> Result<(), E>>(
+    connection: &mut Connection,
+    sending: &mut Sending<E, C>,
+    timer: &Timer,
+    context: &mut Context<'_>,
+) -> Poll<Result<Head, Failure<E>>> {
+    let before = sending.progress;
+    let written = sending.poll(&mut connection.stream, context);
+    if let Poll::Ready(Err(failure)) = written {
+        return Poll::Ready(Err(failure));
+    }
+    if sending.progress != before {
+        let waits_for_client = sending.waits_for_client;
+        timer.arm(if waits_for_client {
+            sending.patience.body_idle
+        } else {
+            sending.patience.response
+        });
+    }
+    if sending.has_begun() {
+        loop {
+            match Head::parse(&mut connection.received) {
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => {}
+                Err(what) => return Poll::Ready(Err(Failure::Broken(what))),
+            }
+            match connection.poll_receive(context, HEAD_ROOM) {
+                Poll::Ready(Ok(bytes)) if bytes > 0 => {}
+                Poll::Ready(_) if connection.reused && connection.received.is_empty() => {
+                    return Poll::Ready(Err(Failure::HungUp));
+                }
+                Poll::Ready(_) => return Poll::Ready(Err(Failure::Broken("no complete head"))),
+                Poll::Pending => break,
+            }
+        }
+    }
+    ready!(timer.poll_elapsed(context));
+    Poll::Ready(Err(match sending.waits_for_client {
+        true => Failure::BodyTimedOut,
+        false => Failure::TimedOut,
+    }))
+}
+
+const HEAD_ROOM: usize = 8 << 10;
+
+/// A request on its way out.
+struct Sending<E, C: FnOnce() -> Result<(), E>> {
+    method: Method,
+    head: Bytes,
+    body: OutgoingBody,
+    /// Written before `data`: the head, and the frames of chunks.
+    frame: BytesMut,
+    data: Bytes,
+    check: Option<C>,
+    patience: Patience,
+    /// The backend takes no more; it may have answered.
+    halted: bool,
+    waits_for_client: bool,
+    /// Raised whenever something moved.
+    progress: u64,
+    /// Of the body, so far.
+    bytes: u64,
+}
+
+impl<E, C: FnOnce() -> Result<(), E>> Sending<E, C> {
+    fn new(outgoing: Outgoing, patience: Patience, check: C) -> Self {
+        let Outgoing { method, head, body } = outgoing;
+        let replayable = matches!(body, OutgoingBody::None);
+        let kept = if replayable { Bytes::copy_from_slice(&head) } else { Bytes::new() };
+        Self {
+            method,
+            head: kept,
+            body,
+            frame: head,
+            data: Bytes::new(),
+            check: Some(check),
+            patience,
+            halted: false,
+            waits_for_client: false,
+            progress: 0,
+            bytes: 0,
+        }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.check.is_none()
+    }
+
+    fn is_complete(&self) -> bool {
+        matches!(self.body, OutgoingBody::None) && self.frame.is_empty() && self.data.is_empty()
+    }
+
+    fn into_unsent(self) -> Option<Incoming> {
+        match self.body {
+            OutgoingBody::None => None,
+            OutgoingBody::Sized(body) | OutgoingBody::Chunked(body) => Some(body),
+        }
+    }
+
+    /// The request once more, if sending it twice is safe (RFC 9110 section 9.2.2) and it had no
+    /// body.
+    fn again(&mut self) -> Option<Outgoing> {
+        let safe = self.method == Method::GET || self.method == Method::HEAD;
+        (safe && !self.head.is_empty()).then(|| Outgoing {
+            method: self.method.clone(),
+            head: BytesMut::from(&self.head[..]),
+            body: OutgoingBody::None,
+        })
+    }
+
+    /// Ready when all is written, or the backend takes no more.
+    fn poll(
+        &mut self,
+        stream: &mut TcpStream,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure<E>>> {
+        loop {
+            let fresh = self.check.is_some();
+            if self.data.is_empty() && (fresh || self.frame.is_empty()) {
+                ready!(self.poll_fill(context))?;
+            }
+            if self.halted || (self.frame.is_empty() && self.data.is_empty()) {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(check) = self.check.take() {
+                check().map_err(Failure::Withdrawn)?;
+            }
+            let slices = [io::IoSlice::new(&self.frame), io::IoSlice::new(&self.data)];
+            let used = if self.data.is_empty() { &slices[..1] } else { &slices[..] };
+            match ready!(Pin::new(&mut *stream).poll_write_vectored(context, used)) {
+                Ok(written) => self.advance(written),
+                // It may have answered before it hung up: whoever reads finds out.
+                Err(_) => self.halted = true,
+            }
+        }
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.progress += 1;
+        let of_frame = written.min(self.frame.len());
+        self.frame.advance(of_frame);
+        self.data.advance(written - of_frame);
+    }
+
+    /// Gets the next piece of the body, if there is a body.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure<E>>> {
+        let (body, chunked) = match &mut self.body {
+            OutgoingBody::None => return Poll::Ready(Ok(())),
+            OutgoingBody::Sized(body) => (body, false),
+            OutgoingBody::Chunked(body) => (body, true),
+        };
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
+            if !self.waits_for_client {
+                self.waits_for_client = true;
+                self.progress += 1;
+            }
+            return Poll::Pending;
+        };
+        self.waits_for_client = false;
+        self.progress += 1;
+        match frame {
+            Some(Ok(frame)) => {
+                // Trailers end here: nobody asked for them.
+                if let Ok(data) = frame.into_data() {
+                    return Poll::Ready(self.take_data(data, chunked));
+                }
+            }
+            Some(Err(_)) => return Poll::Ready(Err(Failure::BodyBroken)),
+            None => {
+                if chunked {
+                    self.frame.put_slice(b"0\r\n\r\n");
+                }
+                self.body = OutgoingBody::None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn take_data(&mut self, data: Bytes, chunked: bool) -> Result<(), Failure<E>> {
+        self.bytes += data.len() as u64;
+        if self.bytes > self.patience.body_bytes {
+            return Err(Failure::BodyTooLarge);
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+        if !chunked {
+            self.data = data;
+            return Ok(());
+        }
+        // A chunk is copied together with its frame: clients send them small.
+        self.frame.put_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        self.frame.put_slice(&data);
+        self.frame.put_slice(b"\r\n");
+        Ok(())
+    }
+}
+
+/// The head of an answer.
+struct Head {
+    status: StatusCode,
+    headers: HeaderMap,
+    reusable: bool,
+    keep_alive: Option<Duration>,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+impl Head {
+    /// Takes a final head from the front of what was received; `None` if it is not complete.
+    fn parse(received: &mut BytesMut) -> Result<Option<Self>, &'static str> {
+        loop {
+            if received.is_empty() {
+                return Ok(None);
+            }
+            let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
+            let mut response = httparse::Response::new(&mut fields);
+            let size = match response.parse(received) {
+                Ok(httparse::Status::Complete(size)) => size,
+                Ok(httparse::Status::Partial) if received.len() > HEAD_BYTES_MAX => {
+                    return Err("the head is too large");
+                }
+                Ok(httparse::Status::Partial) => return Ok(None),
+                Err(_) => return Err("the head is malformed"),
+            };
+            let code = response.code.expect("the head is complete");
+            // Interim answers concern the hop between us (RFC 9110 section 15.2).
+            if (100..200).contains(&code) && code != 101 {
+                received.advance(size);
+                continue;
+            }
+            let head = Self::read(code, response.version == Some(0), response.headers)?;
+            received.advance(size);
+            return Ok(Some(head));
+        }
+    }
+
+    fn read(
+        code: u16,
+        http_10: bool,
+        fields: &[httparse::Header<'_>],
+    ) -> Result<Self, &'static str> {
+        let status = StatusCode::from_u16(code).map_err(|_| "the status is out of range")?;
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err("it changed the protocol unasked");
+        }
+        let mut all = HeaderMap::with_capacity(fields.len());
+        for field in fields {
+            let name = HeaderName::from_bytes(field.name.as_bytes());
+            let value = HeaderValue::from_bytes(field.value);
+            let (Ok(name), Ok(value)) = (name, value) else { return Err("a header is malformed") };
+            all.append(name, value);
+        }
+        let length = content_length(&all)?;
+        let chunked = is_chunked(&all)?;
+        if chunked && (length.is_some() || http_10) {
+            return Err("its length is told in two ways");
+        }
+        let options = connection_options(&all);
+        let close = options.iter().any(|option| option == "close");
+        let keep_alive = keep_alive(&all);
+        let nominated = |name: &HeaderName| options.iter().any(|option| option == name.as_str());
+        let mut headers = HeaderMap::with_capacity(all.len());
+        for (name, value) in &all {
+            if !is_hop_by_hop(name.as_str()) && !nominated(name) {
+                headers.append(name, value.clone());
+            }
+        }
+        let reusable = !http_10 && !close;
+        Ok(Self { status, headers, reusable, keep_alive, length, chunked })
+    }
+}
+
+const HEADERS_MAX: usize = 128;
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        let digits = value.as_bytes();
+        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+            return Err("its length is no number");
+        }
+        let text = std::str::from_utf8(digits).expect("digits");
+        let number: u64 = text.parse().map_err(|_| "its length is out of range")?;
+        if length.is_some() {
+            return Err("its length is told twice");
+        }
+        length = Some(number);
+    }
+    Ok(length)
+}
+
+fn is_chunked(headers: &HeaderMap) -> Result<bool, &'static str> {
+    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(false),
+        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
+        _ => Err("its transfer encoding is not chunked alone"),
+    }
+}
+
+/// How long the backend will keep the connection, less a second for the way.
+fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let parameters = value.split(',').map(str::trim);
+    let seconds: u64 =
+        parameters.filter_map(|it| it.strip_prefix("timeout=")).next()?.parse().ok()?;
+    Some(Duration::from_secs(seconds.saturating_sub(1).min(60)))
+}
+
+/// How the end of a body is known (RFC 9112 section 6.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Framing {
+    Length(u64),
+    Chunked(Chunks),
+    UntilClose,
+}
+
+fn framing(method: &Method, head: &Head) -> Framing {
+    let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&head.status);
+    match (head.chunked, head.length) {
+        _ if *method == Method::HEAD || bodiless => Framing::Length(0),
+        (true, _) => Framing::Chunked(Chunks::Size),
+        (false, Some(length)) => Framing::Length(length),
+        (false, None) => Framing::UntilClose,
+    }
+}
+
+/// An answer's body as it comes.
+pub struct Stream {
+    connection: Option<Connection>,
+    framing: Framing,
+    reusable: bool,
+    ended: bool,
+}
+
+impl Stream {
+    /// The rest of the length, if it is known.
+    pub fn length(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Length(length) => Some(length),
+            _ => None,
+        }
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// All of the body and the connection, if all of it has already arrived.
+    fn take_whole(&mut self) -> Option<(Bytes, Option<Connection>)> {
+        let connection = self.connection.as_mut().expect("not yet ended");
+        let Framing::Length(length) = self.framing else { return None };
+        if (connection.received.len() as u64) < length {
+            return None;
+        }
+        let bytes = connection.received.split_to(length as usize).freeze();
+        Some((bytes, self.release()))
+    }
+
+    /// The connection after the end of the body, if it can be used again.
+    pub fn release(&mut self) -> Option<Connection> {
+        self.ended = true;
+        // What stands behind the end belongs to nobody: framing is in doubt.
+        self.connection.take().filter(|connection| self.reusable && connection.received.is_empty())
+    }
+
+    /// The next piece; `None` at the end. After it the connection can be released.
+    pub fn poll_piece(
+        &mut self,
+        context: &mut Context<'_>,
+        timer: &Timer,
+        patience: Duration,
+    ) -> Poll<Option<Result<Bytes, Interrupted>>> {
+        loop {
+            let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+            match self.framing.take(&mut connection.received) {
+                Ok(Piece::Data(bytes)) => {
+                    timer.disarm();
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                Ok(Piece::End) => return Poll::Ready(None),
+                Ok(Piece::More) => {}
+                Err(what) => return self.interrupted(Interrupted::Broken(what)),
+            }
+            if !timer.is_armed() {
+                timer.arm(patience);
+            }
+            let Poll::Ready(received) = connection.poll_receive(context, BODY_ROOM) else {
+                ready!(timer.poll_elapsed(context));
+                return self.interrupted(Interrupted::TimedOut);
+            };
+            match received {
+                Ok(0) if self.framing == Framing::UntilClose => {
+                    self.reusable = false;
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return self.interrupted(Interrupted::Broken("it was cut short")),
+                Ok(_) => {}
+                Err(_) => return self.interrupted(Interrupted::Broken("the connection broke")),
+            }
+        }
+    }
+
+    fn interrupted(&mut self, why: Interrupted) -> Poll<Option<Result<Bytes, Interrupted>>> {
+        self.connection = None;
+        Poll::Ready(Some(Err(why)))
+    }
+}
+
+const BODY_ROOM: usize = 64 << 10;
+
+/// Why the rest of a body will not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupted {
+    Broken(&'static str),
+    TimedOut,
+}
+
+enum Piece {
+    Data(Bytes),
+    More,
+    End,
+}
+
+impl Framing {
+    fn take(&mut self, received: &mut BytesMut) -> Result<Piece, &'static str> {
+        match self {
+            Self::Length(0) => Ok(Piece::End),
+            Self::Chunked(chunks) => chunks.take(received),
+            _ if received.is_empty() => Ok(Piece::More),
+            Self::UntilClose => Ok(Piece::Data(received.split().freeze())),
+            Self::Length(rest) => {
+                let size = received.len().min(usize::try_from(*rest).unwrap_or(usize::MAX));
+                *rest -= size as u64;
+                Ok(Piece::Data(received.split_to(size).freeze()))
+            }
+        }
+    }
+}
+
+/// Where in a chunked body we are (RFC 9112 section 7.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Chunks {
+    Size,
+    Data(u64),
+    /// Behind the data of a chunk.
+    DataEnd,
+    Trailers,
+    End,
+}
+
+impl Chunks {
+    fn take(&mut self, received: &mut BytesMut) -> Result<Piece, &'static str> {
+        loop {
+            match self {
+                Self::Size => {
+                    let Some(line) = take_line(received)? else { return Ok(Piece::More) };
+                    *self = match chunk_size(&line)? {
+                        0 => Self::Trailers,
+                        size => Self::Data(size),
+                    };
+                }
+                Self::Data(_) if received.is_empty() => return Ok(Piece::More),
+                Self::Data(rest) => {
+                    let size = received.len().min(usize::try_from(*rest).unwrap_or(usize::MAX));
+                    *rest -= size as u64;
+                    if *rest == 0 {
+                        *self = Self::DataEnd;
+                    }
+                    return Ok(Piece::Data(received.split_to(size).freeze()));
+                }
+                Self::DataEnd => match take_line(received)? {
+                    None => return Ok(Piece::More),
+                    Some(line) if line.is_empty() => *self = Self::Size,
+                    Some(_) => return Err("a chunk is longer than it said"),
+                },
+                // Trailers end here: nobody was promised any.
+                Self::Trailers => match take_line(received)? {
+                    None => return Ok(Piece::More),
+                    Some(line) if line.is_empty() => *self = Self::End,
+                    Some(_) => {}
+                },
+                Self::End => return Ok(Piece::End),
+            }
+        }
+    }
+}
+
+/// A line without its end; `None` if it is not complete.
+fn take_line(received: &mut BytesMut) -> Result<Option<BytesMut>, &'static str> {
+    match memchr::memchr(b'\n', received) {
+        None if received.len() > LINE_BYTES_MAX => Err("a chunk's line is too long"),
+        None => Ok(None),
+        Some(0) => Err("a chunk's line ends without a carriage return"),
+        Some(end) if received[end - 1] != b'\r' => {
+            Err("a chunk's line ends without a carriage return")
+        }
+        Some(end) => {
+            let mut line = received.split_to(end + 1);
+            line.truncate(end - 1);
+            Ok(Some(line))
+        }
+    }
+}
+
+const LINE_BYTES_MAX: usize = 4096;
+
+fn chunk_size(line: &[u8]) -> Result<u64, &'static str> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (size, extension) = line.split_at(digits);
+    let extended = extension.trim_ascii_start();
+    if size.is_empty() || size.len() > 15 || !(extended.is_empty() || extended.starts_with(b";")) {
+        return Err("a chunk's size is malformed");
+    }
+    let text = std::str::from_utf8(size).expect("hexadecimal digits");
+    u64::from_str_radix(text, 16).map_err(|_| "a chunk's size is malformed")
+}
+
+/// One worker's pools, by the backend's number.
+pub type Pools = HashMap<u64, Pool>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All the data of a chunked body that arrives in pieces of `step` bytes.
+    fn chunked(text: &str, step: usize) -> Result<String, &'static str> {
+        let (mut received, mut chunks, mut out) = (BytesMut::new(), Chunks::Size, Vec::new());
+        for piece in text.as_bytes().chunks(step) {
+            received.put_slice(piece);
+            loop {
+                match chunks.take(&mut received)? {
+                    Piece::Data(bytes) => out.extend_from_slice(&bytes),
+                    Piece::More => break,
+                    Piece::End if received.is_empty() => {
+                        return Ok(String::from_utf8(out).expect("text"));
+                    }
+                    Piece::End => return Err("more behind the end"),
+                }
+            }
+        }
+        Err("cut short")
+    }
+
+    #[test]
+    fn chunks_are_read_however_they_arrive() {
+        let text = "4\r\nWiki\r\n5;a=b\r\npedia\r\nE\r\n in\r\n\r\nchunks.\r\n0\r\nX: y\r\n\r\n";
+        for step in 1..text.len() {
+            assert_eq!(chunked(text, step), Ok("Wikipedia in\r\n\r\nchunks.".to_owned()));
+        }
+    }
+
+    #[test]
+    fn malformed_chunks_are_refused() {
+        for bad in [
+            "4\nWiki\r\n0\r\n\r\n",
+            "4\r\nWikipedia\r\n0\r\n\r\n",
+            "\r\n\r\n",
+            "-1\r\n\r\n",
+            "0x4\r\nWiki\r\n0\r\n\r\n",
+            "4 4\r\nWiki\r\n0\r\n\r\n",
+            "fffffffffffffffff\r\n",
+            "4\r\nWiki\r\n",
+        ] {
+            assert!(chunked(bad, 1).is_err(), "{bad:?}");
+            assert!(chunked(bad, bad.len()).is_err(), "{bad:?}");
+        }
+    }
+
+    fn head(text: &str) -> Result<Option<Head>, &'static str> {
+        Head::parse(&mut BytesMut::from(text))
+    }
+
+    #[test]
+    fn heads_whose_length_is_in_doubt_are_refused() {
+        for bad in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1, 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            "HTTP/1.1 99 No\r\n\r\n",
+            "nonsense\r\n\r\n",
+        ] {
+            assert!(head(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn interim_answers_are_skipped() {
+        let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 201 Created\r\nETag: W/\"a\"\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n\r\n";
+        let head = head(text).expect("well formed").expect("complete");
+        assert_eq!(head.status, StatusCode::CREATED);
+        assert_eq!(head.headers["etag"], "W/\"a\"");
+        assert!(!head.reusable);
+        assert_eq!(head.headers.len(), 1);
+        assert!(Head::parse(&mut BytesMut::from("HTTP/1.1 200 O")).expect("so far").is_none());
+    }
+
+    #[test]
+    fn a_backends_keep_alive_is_heeded() {
+        let head = head("HTTP/1.1 204 No Content\r\nKeep-Alive: timeout=5, max=3\r\n\r\n");
+        let head = head.expect("well formed").expect("complete");
+        assert_eq!(head.keep_alive, Some(Duration::from_secs(4)));
+        assert_eq!(framing(&Method::GET, &head), Framing::Length(0));
+    }
+}
