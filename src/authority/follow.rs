@@ -265,13 +265,16 @@ enum Step<'a, T> {
 /// Decides when a file's content counts: when two looks agree on it. At the start, a file that has
 /// not been touched for some time counts at once.
 struct Pace<T> {
+    /// Whether any content has counted.
+    begun: bool,
+    /// The content in force; `None` while another one is in sight.
     applied: Option<ContentHash>,
     latest: Option<(ContentHash, Result<Option<T>, String>)>,
 }
 
 impl<T> Default for Pace<T> {
     fn default() -> Self {
-        Self { applied: None, latest: None }
+        Self { begun: false, applied: None, latest: None }
     }
 }
 
@@ -295,11 +298,13 @@ impl<T> Pace<T> {
             *value = None;
             return (Step::Confirm, None);
         }
-        let at_once = settled && self.applied.is_none();
+        let at_once = settled && !self.begun;
         if first_sight && !at_once {
+            self.applied = None;
             let value = value.as_ref().expect("it was just read");
             return (Step::Preview(value), None);
         }
+        self.begun = true;
         self.applied = Some(*hash);
         (Step::Apply(value.take().expect("it is applied once")), None)
     }
@@ -332,7 +337,8 @@ mod tests {
         let fault = Seen::Content(hash("bad"), Err("bad".to_owned()));
         assert_eq!(pace.step(fault, true), (Step::Wait, Some("bad".to_owned())));
         assert_eq!(pace.step(Seen::Same, true), (Step::Wait, Some("bad".to_owned())));
-        assert_eq!(pace.step(read("one"), true).0, Step::Confirm);
+        assert_eq!(pace.step(read("one"), true).0, Step::Preview(&"one"));
+        assert_eq!(pace.step(Seen::Same, true).0, Step::Apply("one"));
     }
 
     #[test]

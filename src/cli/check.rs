@@ -11,9 +11,9 @@ use crate::proxy::Settings;
 use crate::source::file::{CredentialReader, DenyList, Faults, Format};
 
 pub fn run(file: &ConfigFile, print: bool, output: &Output) -> Result<ExitCode, String> {
-    let config = Config::load(&file.path);
+    let config = Config::load(&file.file);
     let (facts, faults) = match &config {
-        Ok(config) => examine(config, &file.path.display().to_string()),
+        Ok(config) => examine(config, &file.file.display().to_string()),
         Err(invalid) => (Vec::new(), told(invalid)),
     };
     if output.form == Form::Json {

@@ -82,19 +82,19 @@ enum Command {
 
 #[derive(Args)]
 struct ConfigFile {
-    #[arg(long = "config", short, env = "SCIM_GUARD_CONFIG", default_value = "proxy.yaml")]
-    path: PathBuf,
+    #[arg(long = "config", short = 'c', env = "SCIM_GUARD_CONFIG", default_value = "proxy.yaml")]
+    file: PathBuf,
 }
 
 impl ConfigFile {
     fn load(&self) -> Result<Config, String> {
-        Config::load(&self.path).map_err(|invalid| invalid.to_string())
+        Config::load(&self.file).map_err(|invalid| invalid.to_string())
     }
 }
 
 #[derive(Args)]
 struct Output {
-    #[arg(long = "output", short, value_enum, default_value_t = Form::Table)]
+    #[arg(long = "output", short = 'o', value_enum, default_value_t = Form::Table)]
     form: Form,
 }
 
@@ -125,7 +125,8 @@ impl Output {
                     };
                     table.add_row([key.replace('_', " "), text]);
                 }
-                anstream::println!("{table}");
+                let text = table.to_string();
+                text.lines().for_each(|line| anstream::println!("{}", line.trim_end()));
             }
         }
     }

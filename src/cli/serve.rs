@@ -19,7 +19,7 @@ pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
         let mut signals = Signals::new()?;
         let app = App::start(config, Clock::system(), std::io::stdout());
         let mut app = app.map_err(|failure| failure.to_string())?;
-        let mut watched = watch.then(|| WatchedFile::new(&file.path));
+        let mut watched = watch.then(|| WatchedFile::new(&file.file));
         let hurried = loop {
             match signals.next(watched.as_mut()).await {
                 Event::Reload => reload(&mut app, file, &diagnostics),

@@ -35,6 +35,8 @@ pub struct Forward<'a> {
     pub target: &'a Target<'a>,
     pub place: &'a Place<'a>,
     pub permit: &'a Permit,
+    /// The query as it was received, where that differs from the parsed one.
+    pub raw_query: Option<&'a [u8]>,
 }
 
 impl Forward<'_> {
@@ -58,7 +60,8 @@ impl Forward<'_> {
             body_bytes,
         };
         let check = || self.proxy.gate.confirm(self.permit, &self.proxy.local.clock.now());
-        let mut connection = self.connect(upstream, &timer).await?;
+        let replayable = self.parts.method.is_safe() && announced == Some(0);
+        let mut connection = self.connect(upstream, replayable, &timer).await?;
         let mut outgoing = self.outgoing(upstream, body, record);
         loop {
             match exchange(connection, outgoing, patience, &timer, check).await {
@@ -101,9 +104,13 @@ impl Forward<'_> {
 
     /// A connection that waits in the pool, or a new one. Where a request can't be sent twice, one
     /// that the backend has closed meanwhile is passed over.
-    async fn connect(&self, upstream: &Upstream, timer: &Timer) -> Result<Connection, Refused> {
+    async fn connect(
+        &self,
+        upstream: &Upstream,
+        replayable: bool,
+        timer: &Timer,
+    ) -> Result<Connection, Refused> {
         let now = self.client.timers().coarse_millis();
-        let replayable = self.parts.method.is_safe();
         loop {
             let pooled = self.proxy.local.pool(upstream.number, |pool| pool.take(now));
             match pooled {
@@ -211,8 +218,9 @@ impl Forward<'_> {
             head.put_slice(b"/");
         }
         if let Some(query) = self.target.query {
+            let same = |raw: &&[u8]| server::encode_quotes(raw) == query.as_bytes();
             head.put_slice(b"?");
-            head.put_slice(query.as_bytes());
+            head.put_slice(self.raw_query.filter(same).unwrap_or(query.as_bytes()));
         }
     }
 

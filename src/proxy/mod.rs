@@ -186,6 +186,7 @@ impl Proxy {
         client: &Connection,
         record: &mut Record,
     ) -> Result<Response<Body>, Refused> {
+        let raw_query = client.raw_query();
         let target = Target::parse(parts)?;
         let place = settings.routes.find(&target)?; // Known now, told only after authentication.
         if let Some(place) = &place {
@@ -199,7 +200,9 @@ impl Proxy {
         let place = place.as_ref().expect("the gate permits nothing without a place");
         let proxy = self;
         let (permit, target) = (&permit, &target);
-        Forward { proxy, settings, client, parts, target, place, permit }.send(body, record).await
+        let raw_query = raw_query.as_deref();
+        let forward = Forward { proxy, settings, client, parts, target, place, permit, raw_query };
+        forward.send(body, record).await
     }
 }
 

@@ -200,6 +200,15 @@ pub async fn exchange<E>(
     }
     let reusable = complete && head.reusable && framing != Framing::UntilClose;
     let mut stream = Stream { connection: Some(connection), framing, reusable, ended: false };
+    let gathered = poll_fn(|context| stream.poll_gather(context, timer, patience.response)).await;
+    timer.disarm();
+    if let Err(why) = gathered {
+        let why = match why {
+            Interrupted::Broken(what) => Failure::Broken(what),
+            Interrupted::TimedOut => Failure::TimedOut,
+        };
+        return Err(Failed { why, again: None, unsent: sending.into_unsent() });
+    }
     let body = match stream.take_whole() {
         Some((bytes, connection)) => AnswerBody::Whole(bytes, connection),
         None => AnswerBody::Streamed(stream),
@@ -559,6 +568,36 @@ impl Stream {
         self.ended
     }
 
+    /// Waits for all of a short body, so that one that is cut can still be answered properly.
+    fn poll_gather(
+        &mut self,
+        context: &mut Context<'_>,
+        timer: &Timer,
+        patience: Duration,
+    ) -> Poll<Result<(), Interrupted>> {
+        let Framing::Length(length) = self.framing else { return Poll::Ready(Ok(())) };
+        if length > GATHERED_BYTES_MAX {
+            return Poll::Ready(Ok(()));
+        }
+        let connection = self.connection.as_mut().expect("not yet ended");
+        while (connection.received.len() as u64) < length {
+            match connection.poll_receive(context, GATHERED_BYTES_MAX as usize) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    return Poll::Ready(Err(Interrupted::Broken("its body was cut short")));
+                }
+                Poll::Ready(Ok(_)) => timer.disarm(),
+                Poll::Pending => {
+                    if !timer.is_armed() {
+                        timer.arm(patience);
+                    }
+                    ready!(timer.poll_elapsed(context));
+                    return Poll::Ready(Err(Interrupted::TimedOut));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// All of the body and the connection, if all of it has already arrived.
     fn take_whole(&mut self) -> Option<(Bytes, Option<Connection>)> {
         let connection = self.connection.as_mut().expect("not yet ended");
@@ -621,6 +660,8 @@ impl Stream {
 }
 
 const BODY_ROOM: usize = 64 << 10;
+/// Bodies up to this are read whole before their head is passed on.
+const GATHERED_BYTES_MAX: u64 = 64 << 10;
 
 /// Why the rest of a body will not come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

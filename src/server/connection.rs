@@ -1,6 +1,7 @@
 //! One connection: HTTP/1.1 by hyper, with the time limits that hyper does not have.
 
-use std::cell::Cell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::request_line::RequestLine;
 use super::timer::{Timer, Timers};
 use super::{Scope, Service};
 use crate::config::Limits;
@@ -32,6 +34,12 @@ pub struct Connection {
 impl Connection {
     pub fn timers(&self) -> &Timers {
         &self.timers
+    }
+
+    /// The query of the request that has just begun, as it was received, where that differs from
+    /// the parsed one.
+    pub fn raw_query(&self) -> Option<Vec<u8>> {
+        self.state.line.borrow_mut().take_query()
     }
 
     /// Reads the rest of a body that nobody wants, so that the client sees our answer and can go
@@ -147,6 +155,7 @@ struct State {
     phase: Cell<Phase>,
     patience: Timer,
     send: Timer,
+    line: RefCell<RequestLine>,
     limits: std::sync::Arc<Limits>,
 }
 
@@ -175,15 +184,18 @@ impl State {
             phase: Cell::new(Phase::Fresh),
             patience: timers.timer(),
             send: timers.timer(),
+            line: RefCell::default(),
             limits,
         };
         state.patience.arm(state.limits.header_timeout.0);
+        state.line.borrow_mut().begin();
         state
     }
 
     fn received(&self) {
         if self.phase.get() == Phase::Idle {
             self.phase.set(Phase::Head);
+            self.line.borrow_mut().begin();
             self.patience.arm(self.limits.header_timeout.0);
         }
     }
@@ -266,10 +278,23 @@ impl AsyncRead for Watched {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let due = this.state.line.borrow_mut().take_pending(buffer.remaining());
+        if !due.is_empty() {
+            buffer.put_slice(&due);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let outcome = Pin::new(&mut this.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.state.received();
+            this.state.received();
+            let mut line = this.state.line.borrow_mut();
+            if let Cow::Owned(encoded) = line.pass(&buffer.filled()[before..]) {
+                buffer.set_filled(before);
+                let (fits, rest) = encoded.split_at(encoded.len().min(buffer.remaining()));
+                buffer.put_slice(fits);
+                line.hold(rest);
+            }
         }
         outcome
     }

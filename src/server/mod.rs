@@ -5,6 +5,7 @@
 //! two of them unless the service shares it.
 
 mod connection;
+mod request_line;
 pub mod timer;
 
 use std::io;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Limits;
 use crate::telemetry::metrics::Metrics;
 pub use connection::Connection;
+pub use request_line::encode_quotes;
 use timer::{TICK, Timers};
 
 /// What a face does with requests. Each worker makes its own.

@@ -1,0 +1,160 @@
+//! Start, reload, limits on time, and an orderly end.
+
+use rustix::process::Signal;
+
+use crate::backend::{Act, Backend, ok};
+use crate::guard::{Setup, TOKEN, route, wait_for};
+use crate::http::Client;
+
+#[test]
+fn a_reload_replaces_routes_and_adds_listeners_without_losing_a_request() {
+    let (old, new) = (Backend::friendly(), Backend::start(|_| ok("new")));
+    let setup = Setup::new(old.address);
+    let guard = setup.start();
+    let mut client = guard.client();
+    assert_eq!(client.get("/Users", TOKEN).text(), "{}");
+    let config = setup.routes(&route(new.address, "")).config();
+    let config =
+        config.replace("address: '127.0.0.1:0'", "address: '127.0.0.1:0' }, { address: '[::1]:0'");
+    guard.replace("proxy.yaml", &config);
+    guard.signal(Signal::HUP);
+    guard.wait_for_diagnostic("config reloaded");
+    assert_eq!(client.get("/Users", TOKEN).text(), "new", "on the same connection");
+    let added = guard.addresses().pop().expect("listening");
+    assert!(added.is_ipv6());
+    assert_eq!(Client::connect(added).get("/Users", TOKEN).text(), "new");
+    assert_eq!(guard.metric("scim_guard_config_last_reload_successful"), 1.0);
+}
+
+#[test]
+fn a_bad_reload_changes_nothing_and_says_why() {
+    let backend = Backend::friendly();
+    let setup = Setup::new(backend.address);
+    let guard = setup.start();
+    for (config, told) in [
+        (setup.config().replace("routes:", "rutes:"), "did you mean `routes`?"),
+        (setup.config().replace("proxy:\n", "proxy:\n  workers: 1\n"), "proxy.workers has changed"),
+        (
+            setup.config().replace("{ url:", "{ authorization: file:gone, url:"),
+            "gone: No such file",
+        ),
+        ("nonsense".to_owned(), "nonsense"),
+    ] {
+        guard.replace("proxy.yaml", &config);
+        guard.signal(Signal::HUP);
+        guard.wait_for_diagnostic(told);
+        assert_eq!(guard.get("/Users", TOKEN).status, 200);
+        assert_eq!(guard.metric("scim_guard_config_last_reload_successful"), 0.0, "{told}");
+    }
+}
+
+#[test]
+fn a_drain_lets_requests_finish() {
+    let backend = Backend::start(|_| {
+        std::thread::park_timeout(std::time::Duration::from_millis(500));
+        ok("late")
+    });
+    let mut guard =
+        Setup::new(backend.address).proxy("drain: { delay: 300ms, deadline: 10s }").start();
+    let mut idle = guard.client();
+    assert_eq!(idle.get("/Users", TOKEN).text(), "late");
+    let mut busy = guard.client();
+    busy.write(
+        format!("GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n")
+            .as_bytes(),
+    );
+    wait_for("the request", || guard.metric("scim_guard_requests_in_flight") == 1.0);
+    guard.signal(Signal::TERM);
+    wait_for("readiness to fail", || guard.ops("/readyz").status == 503);
+    assert_eq!(busy.reply(false).expect("an answer").text(), "late");
+    assert!(idle.rest().is_empty(), "an idle connection is closed");
+    assert_eq!(guard.wait().code(), Some(0));
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline() {
+    let backend = Backend::start(|_| Act::Silence);
+    let mut guard =
+        Setup::new(backend.address).proxy("drain: { delay: 0s, deadline: 300ms }").start();
+    let mut busy = guard.client();
+    busy.write(
+        format!("GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n")
+            .as_bytes(),
+    );
+    wait_for("the request", || guard.metric("scim_guard_requests_in_flight") == 1.0);
+    guard.signal(Signal::TERM);
+    assert_eq!(guard.wait().code(), Some(3));
+}
+
+#[test]
+fn slow_and_silent_clients_are_let_go() {
+    let backend = Backend::friendly();
+    let limits = "limits: { header_timeout: 500ms, idle_timeout: 500ms, body_idle_timeout: 500ms }";
+    let guard = Setup::new(backend.address).proxy(limits).start();
+    assert!(guard.client().rest().is_empty(), "one that says nothing");
+    let mut slow = guard.client();
+    slow.write(b"GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\n");
+    assert!(slow.rest().is_empty(), "one that stops within a head");
+    let mut idle = guard.client();
+    assert_eq!(idle.get("/Users", TOKEN).status, 200);
+    assert!(idle.rest().is_empty(), "one that has had its answer");
+    let mut stuck = guard.client();
+    stuck.write(
+        format!("POST /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9\r\n\r\nhalf").as_bytes(),
+    );
+    assert_eq!(stuck.reply(false).expect("an answer").status, 408);
+    assert_eq!(backend.seen().len(), 1);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_let_go() {
+    let body = "x".repeat(32 << 20);
+    let backend = Backend::start(move |_| ok(&body));
+    let guard = Setup::new(backend.address).proxy("limits: { send_idle_timeout: 500ms }").start();
+    let mut client = guard.client();
+    client.write(
+        format!("GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n")
+            .as_bytes(),
+    );
+    let series = "scim_guard_http_rejects_total{cause=\"send_idle_timeout\",face=\"proxy\"}";
+    wait_for("the end of the connection", || guard.metric(series) == 1.0);
+}
+
+#[test]
+fn connections_are_spread_over_workers() {
+    let backend = Backend::friendly();
+    let guard = Setup::new(backend.address).proxy("workers: 2").start();
+    let mut clients: Vec<_> = (0..2).map(|_| guard.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/Users", TOKEN).status, 200);
+        assert_eq!(client.get("/Users", TOKEN).status, 200);
+    }
+    let connections = backend.seen().iter().map(|seen| seen.connection).max();
+    assert_eq!(connections, Some(1), "each of two workers has a connection of its own");
+}
+
+#[test]
+fn operators_find_health_metrics_and_version_and_strangers_do_not() {
+    let backend = Backend::friendly();
+    let guard = Setup::new(backend.address).start();
+    assert_eq!(guard.ops("/livez").text(), "ok\n");
+    assert_eq!(guard.ops("/version").json()["name"], "scim-guard");
+    assert!(guard.ops("/readyz?verbose").text().contains("[+]table loaded"));
+    assert_eq!(guard.ops("/else").status, 404);
+    let metrics = guard.ops("/metrics");
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    for path in ["/livez", "/readyz", "/metrics", "/version"] {
+        let stranger = guard.client().send(&format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        assert_eq!(stranger.status, 401, "{path}");
+    }
+}
+
+#[test]
+fn serve_can_watch_its_config() {
+    let (old, new) = (Backend::friendly(), Backend::start(|_| ok("new")));
+    let setup = Setup::new(old.address);
+    let guard = setup.watch();
+    assert_eq!(guard.get("/Users", TOKEN).text(), "{}");
+    guard.replace("proxy.yaml", &setup.routes(&route(new.address, "")).config());
+    wait_for("the new route", || guard.get("/Users", TOKEN).text() == "new");
+}

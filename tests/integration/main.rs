@@ -1,0 +1,14 @@
+//! Journeys through the shipped program: a real process, real sockets, a backend that records
+//! every byte. No sleeps: conditions are waited for, with a deadline.
+
+mod backend;
+mod bodies;
+mod commands;
+mod credentials;
+mod forwarding;
+mod guard;
+mod http;
+mod lifecycle;
+mod refusals;
+mod secrecy;
+mod upstream_faults;

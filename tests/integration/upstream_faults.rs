@@ -1,0 +1,191 @@
+//! Backends that are down, slow, gone or wrong.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::backend::{Act, Backend, ok};
+use crate::guard::{Guard, Setup, TOKEN, route, wait_for};
+
+fn reason(guard: &Guard, status: u16) -> String {
+    let id = format!("r-{}", fastrand::u64(..));
+    let reply = guard.client().send(&format!(
+        "GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\nX-Request-Id: {id}\r\n\r\n"
+    ));
+    assert_eq!(reply.status, status, "{}", reply.text());
+    assert_eq!(reply.json()["status"], status.to_string());
+    guard.access_line(&id)["reason"].as_str().expect("a word").to_owned()
+}
+
+/// An address at which nobody listens.
+fn nowhere() -> std::net::SocketAddr {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound")
+}
+
+#[test]
+fn a_backend_that_is_down_is_503_after_the_wait() {
+    let address = nowhere();
+    let routes = route(address, ", connect_wait: 200ms");
+    let guard = Setup::new(address).routes(&routes).start();
+    assert_eq!(reason(&guard, 503), "upstream_unavailable");
+}
+
+#[test]
+fn a_backend_that_restarts_costs_no_request() {
+    let address = nowhere();
+    let guard = Setup::new(address).start();
+    let client = std::thread::spawn({
+        let mut client = guard.client();
+        move || {
+            let request = format!(
+                "POST /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 3\r\n\r\nabc"
+            );
+            client.send(&request).status
+        }
+    });
+    wait_for("the request", || guard.metric("scim_guard_requests_in_flight") == 1.0);
+    let backend = Backend::on(TcpListener::bind(address).expect("still free"), |_| ok("{}"));
+    assert_eq!(client.join().expect("no panic"), 200);
+    assert_eq!(backend.only().body, b"abc");
+}
+
+#[test]
+fn a_slow_backend_is_504() {
+    let backend = Backend::start(|_| Act::Silence);
+    let routes = route(backend.address, ", response_timeout: 200ms");
+    let guard = Setup::new(backend.address).routes(&routes).start();
+    assert_eq!(reason(&guard, 504), "upstream_timeout");
+}
+
+#[test]
+fn an_answer_that_is_none_is_502() {
+    for answer in [
+        "",
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Len",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+    ] {
+        let backend = Backend::start(move |_| Act::Close(answer.as_bytes().to_vec()));
+        let guard = Setup::new(backend.address).start();
+        assert_eq!(reason(&guard, 502), "upstream_broken", "{answer:?}");
+    }
+}
+
+#[test]
+fn a_cut_answer_does_not_look_whole() {
+    let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n{}", "x".repeat(100_000));
+    for answer in [
+        long.as_str(),
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n",
+    ] {
+        let cut = answer.as_bytes().to_vec();
+        let backend = Backend::start(move |_| Act::Close(cut.clone()));
+        let guard = Setup::new(backend.address).start();
+        let mut client = guard.client();
+        client.write(request().as_bytes());
+        let whole = client.reply(false).is_some_and(|reply| reply.whole);
+        assert!(!whole, "{answer:?}");
+        wait_for("the count", || {
+            let series = "scim_guard_requests_total{face=\"proxy\",method=\"GET\",outcome=\"failed\",reason=\"upstream_broken\",route=\"/scim/v2\"}";
+            guard.metric(series) == 1.0
+        });
+    }
+}
+
+#[test]
+fn an_answer_that_stops_is_ended() {
+    let backend = Backend::start(|_| {
+        Act::Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".to_vec())
+    });
+    let routes = route(backend.address, ", response_timeout: 200ms");
+    let guard = Setup::new(backend.address).routes(&routes).start();
+    assert_eq!(reason(&guard, 504), "upstream_timeout", "a short one is still answered");
+
+    let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n{}", "x".repeat(100_000));
+    let backend = Backend::start(move |_| Act::Answer(long.as_bytes().to_vec()));
+    let routes = route(backend.address, ", response_timeout: 200ms");
+    let guard = Setup::new(backend.address).routes(&routes).start();
+    let reply = guard.get("/Users", TOKEN);
+    assert!(!reply.whole, "{} bytes", reply.body.len());
+}
+
+fn request() -> String {
+    format!("GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n")
+}
+
+/// A backend that closes each connection after its answer, without having said so.
+#[test]
+fn a_kept_connection_that_the_backend_has_closed_fails_no_request() {
+    let backend = Backend::start(|_| match ok("{}") {
+        Act::Answer(bytes) => Act::Close(bytes),
+        other => other,
+    });
+    let guard = Setup::new(backend.address).proxy("workers: 1").start();
+    let mut client = guard.client();
+    for round in 0..40 {
+        let method = ["GET", "POST", "PATCH", "DELETE"][round % 4];
+        let reply = client.send(&format!(
+            "{method} /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 2\r\n\r\n{{}}"
+        ));
+        assert_eq!(reply.status, 200, "{method} in round {round}");
+        wait_for("the backend to hang up", || backend.closed() == round + 1);
+    }
+    assert_eq!(backend.seen().len(), 40, "none was sent twice");
+}
+
+#[test]
+fn an_early_refusal_of_an_upload_reaches_the_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut head = [0; 4096];
+        let _ = std::io::Read::read(&mut stream, &mut head);
+        let answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\n\r\nmine";
+        std::io::Write::write_all(&mut stream, answer).expect("written");
+        // Held open: the proxy must not wait for its end.
+        std::thread::park();
+    });
+    let guard = Setup::new(address).start();
+    let mut client = guard.client();
+    let length = 4 << 20;
+    client.write(
+        format!("POST /scim/v2/Bulk HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {length}\r\n\r\n").as_bytes(),
+    );
+    client.write(&vec![b'x'; length]);
+    let reply = client.reply(false).expect("an answer");
+    assert_eq!((reply.status, reply.text().as_str()), (413, "mine"));
+}
+
+#[test]
+fn interim_answers_are_not_passed_on() {
+    let backend = Backend::start(|_| {
+        let text = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        Act::Answer(text.as_bytes().to_vec())
+    });
+    let guard = Setup::new(backend.address).start();
+    let reply = guard.get("/Users", TOKEN);
+    assert_eq!((reply.status, reply.text().as_str()), (200, "ok"));
+}
+
+#[test]
+fn a_client_that_goes_away_takes_its_request_along() {
+    let begun = std::sync::Arc::new(AtomicUsize::new(0));
+    let count = std::sync::Arc::clone(&begun);
+    let backend = Backend::start(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Act::Silence
+    });
+    let guard = Setup::new(backend.address).start();
+    let mut client = guard.client();
+    client.write(
+        format!("GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\nX-Request-Id: gone\r\n\r\n").as_bytes(),
+    );
+    wait_for("the backend", || begun.load(Ordering::Relaxed) == 1);
+    drop(client);
+    let line = guard.access_line("gone");
+    assert_eq!((&line["outcome"], &line["reason"]), (&"failed".into(), &"client_gone".into()));
+}
