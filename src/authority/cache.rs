@@ -36,32 +36,32 @@ pub struct Filed<G> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Contended;
 
-/// The place that answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
-    Memo,
-    Cache,
-    Table,
+/// What a digest means, if anything, and which place knew it.
+pub enum Found<G> {
+    InMemo(Filed<G>),
+    InCache(Filed<G>),
+    InTable(Filed<G>),
+    Nothing,
 }
 
-/// What a digest means, in the state of now or of a later moment; `None` if it means nothing.
+/// What a digest means, in the state of now or of a later moment.
 pub fn find<C: Cells>(
     cells: &C,
     memo: &mut Memo<C::Grant>,
     digest: &TokenDigest,
-) -> Result<(Option<Filed<C::Grant>>, Answered), Contended> {
+) -> Result<Found<C::Grant>, Contended> {
     let mut epoch = cells.epoch(digest);
     if let Some(find) = memo.0.get(digest)
         && find.epoch == epoch
     {
-        return Ok((Some(find.clone()), Answered::Memo));
+        return Ok(Found::InMemo(find.clone()));
     }
     for _ in 0..ROUNDS {
         if let Some(find) = cells.filed(digest)
             && find.epoch == epoch
         {
             memo.keep(digest, find.clone());
-            return Ok((Some(find), Answered::Cache));
+            return Ok(Found::InCache(find));
         }
         let found = cells.resolve(digest).map(|grant| Filed { grant, epoch });
         if let Some(find) = &found {
@@ -70,7 +70,7 @@ pub fn find<C: Cells>(
         }
         let standing = cells.epoch(digest);
         if standing == epoch {
-            return Ok((found, Answered::Table));
+            return Ok(found.map_or(Found::Nothing, Found::InTable));
         }
         epoch = standing;
     }
@@ -225,7 +225,11 @@ mod model {
         /// A worker's side: look up, wait for a connection, check again and write, both in one
         /// turn. The write must not follow a disable that counts as applied.
         fn forward(&self, memo: &mut Memo<bool>, digest: &TokenDigest) {
-            let Ok((Some(find), _)) = find(self, memo, digest) else { return };
+            let (Ok(Found::InMemo(find)) | Ok(Found::InCache(find)) | Ok(Found::InTable(find))) =
+                find(self, memo, digest)
+            else {
+                return;
+            };
             let _turn = self.turn.lock().expect("not poisoned");
             let stands = self.epoch(digest) == find.epoch;
             if find.grant && stands {

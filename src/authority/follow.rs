@@ -228,11 +228,17 @@ impl<T> Watched<T> {
             Ok(Look::Read { content, hash }) => Seen::Content(hash, read(&content)),
             Err(error) => Seen::Fault(error.to_string()),
         };
+        let begun = self.pace.begun;
         let (step, fault) = self.pace.step(seen, self.file.is_settled());
         let path = self.file.path().display();
         match (&self.fault, &fault) {
             (known, Some(fault)) if known.as_ref() != Some(fault) => {
-                tracing::error!(file = %path, "{}: {fault}: the last good one stays in force", self.name);
+                let still = if begun {
+                    "the last good one stays in force"
+                } else {
+                    "nothing is in force until it is mended"
+                };
+                tracing::error!(file = %path, "{}: {fault}: {still}", self.name);
             }
             (Some(_), None) => tracing::info!(file = %path, "{}: good again", self.name),
             _ => {}

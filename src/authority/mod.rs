@@ -17,7 +17,7 @@ use crate::config::Credentials;
 use crate::credential::{Credential, TenantId, TokenDigest, Verdict};
 use crate::source::file::DenyList;
 use crate::telemetry::metrics::Metrics;
-use cache::{Answered, Cells, Epoch, Epochs, Filed, Memo, find};
+use cache::{Cells, Contended, Epoch, Epochs, Filed, Found, Memo, find};
 use table::Index;
 
 /// The one state that all workers ask and the follower changes.
@@ -214,14 +214,16 @@ impl Seat {
     /// Is this token good now? What a known one is worth, [`Grant::judge`] says.
     pub fn judge(&self, digest: &TokenDigest, now: &Now) -> Result<Judgement, Unavailable> {
         let authority = &*self.authority;
-        let (found, answered) = find(authority, &mut self.memo.borrow_mut(), digest)
-            .map_err(|cache::Contended| Unavailable::Contended)?;
-        match answered {
-            Answered::Memo => authority.metrics.cache_memo.inc(),
-            Answered::Cache => authority.metrics.cache_hit.inc(),
-            Answered::Table => authority.metrics.cache_miss.inc(),
-        }
-        match found {
+        let (metrics, memo) = (&authority.metrics, &mut self.memo.borrow_mut());
+        let found = find(authority, memo, digest).map_err(|Contended| Unavailable::Contended)?;
+        let (counter, find) = match found {
+            Found::InMemo(find) => (&metrics.cache_memo, Some(find)),
+            Found::InCache(find) => (&metrics.cache_hit, Some(find)),
+            Found::InTable(find) => (&metrics.cache_miss, Some(find)),
+            Found::Nothing => (&metrics.cache_miss, None),
+        };
+        counter.inc();
+        match find {
             Some(Filed { grant, epoch }) => {
                 Ok(Judgement::Known(Held { grant, digest: *digest, epoch }))
             }

@@ -50,9 +50,11 @@ pub struct Proxy {
     pub routes: Vec<Route>,
 }
 
+/// An address at which clients find us. Cleartext: have TLS end in front of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
+    /// Where to listen. Port 0 lets the system choose one, which the log then tells.
     pub address: Address,
 }
 
@@ -76,7 +78,8 @@ pub struct Limits {
     pub request_time: Span,
     /// Between two requests on a connection. Default: 75 seconds.
     pub idle_timeout: Span,
-    /// Connections at a time; more wait in the system's queue. Default: 10,000.
+    /// Connections at a time; more wait in the system's queue. Default: 10,000. A change needs a
+    /// restart.
     pub connections: usize,
 }
 
@@ -182,6 +185,7 @@ impl Upstream {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Credentials {
+    /// Which of the sections below is asked. A change needs a restart.
     pub source: Source,
     /// For `source: file`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,6 +216,7 @@ pub enum Source {
     File,
 }
 
+/// A file as the source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileSource {
@@ -237,11 +242,12 @@ impl Default for MaxStale {
     }
 }
 
+/// What is kept of credentials in use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cache {
-    /// Credentials in use that are kept resolved, at about 600 bytes each. Default: 100,000.
-    /// A change needs a restart.
+    /// Credentials that are kept resolved; others are resolved at each use. Default: 100,000. A
+    /// change needs a restart.
     pub entries: u64,
 }
 
@@ -259,6 +265,7 @@ pub struct Ops {
     pub listen: Address,
 }
 
+/// The access log on standard output and the diagnostics on standard error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
@@ -355,10 +362,13 @@ impl Config {
     /// The first key that differs from `other` and cannot change while we run.
     pub fn restart_needed(&self, other: &Self) -> Option<&'static str> {
         let workers = |config: &Self| config.proxy.as_ref().map(|proxy| proxy.workers);
+        let connections =
+            |config: &Self| config.proxy.as_ref().map(|proxy| proxy.limits.connections);
         let (old, new) = (&self.credentials, &other.credentials);
         [
             ("proxy (as a whole section)", self.proxy.is_some() != other.proxy.is_some()),
             ("proxy.workers", workers(self) != workers(other)),
+            ("proxy.limits.connections", connections(self) != connections(other)),
             ("credentials.source", old.source != new.source),
             ("credentials.file", old.file != new.file),
             ("credentials.deny", old.deny != new.deny),

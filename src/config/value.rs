@@ -139,7 +139,7 @@ fn write_with_unit(
     units: &[(&str, u64)],
     zero: &str,
 ) -> fmt::Result {
-    let whole = units.iter().filter(|(_, factor)| number != 0 && number % factor == 0);
+    let whole = units.iter().filter(|(_, factor)| number != 0 && number.is_multiple_of(*factor));
     match whole.max_by_key(|(_, factor)| *factor) {
         Some((unit, factor)) => write!(f, "{}{unit}", number / factor),
         None => write!(f, "0{zero}"),

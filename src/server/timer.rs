@@ -45,6 +45,7 @@ pub struct Timer {
 pub struct Elapsed;
 
 impl Timers {
+    #[expect(clippy::new_without_default, reason = "the clock starts here, which a default hides")]
     pub fn new() -> Self {
         let entries = RefCell::default();
         Self(Rc::new(Wheel { start: Instant::now(), now: Cell::new(1), entries }))

@@ -133,7 +133,11 @@ impl Drop for LineBuffer {
 }
 
 fn write_json(out: &mut String, line: &Line<'_>) {
-    let _ = write!(out, "{{\"time\":\"{}\",\"level\":\"info\",\"message\":\"request\"", line.time);
+    let _ = write!(
+        out,
+        "{{\"timestamp\":\"{:.3}\",\"level\":\"INFO\",\"message\":\"request\"",
+        line.time
+    );
     field(out, "face", line.face);
     field(out, "http.request.method", line.method);
     path_field(out, line.path);
@@ -196,7 +200,7 @@ fn escape(out: &mut String, value: &str) {
 
 fn write_text(out: &mut String, line: &Line<'_>) {
     let path = line.path.split(token::PREFIX).next().unwrap_or_default();
-    let _ = write!(out, "{} {} {} ", line.time, line.status, line.method);
+    let _ = write!(out, "{:.3} {} {} ", line.time, line.status, line.method);
     escape(out, path);
     let _ = write!(out, " {} {}", line.outcome, line.reason);
     if let Some(credential_id) = line.credential_id {
@@ -267,7 +271,7 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(value["url.path"], "/scim/v2/\"\\\u{1}ä");
         assert_eq!(value["user_agent.original"], "agent \"x\"");
-        assert_eq!(value["time"], "2023-11-14T22:13:20Z");
+        assert_eq!(value["timestamp"], "2023-11-14T22:13:20.000Z");
         assert_eq!(value["http.response.status_code"], 401);
         assert_eq!(value["trace_id"], serde_json::Value::Null);
     }

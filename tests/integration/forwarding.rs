@@ -125,9 +125,7 @@ fn the_authorization_header_is_removed_kept_or_replaced() {
     let backend = Backend::friendly();
     let authorization = |guard: &crate::guard::Guard| {
         assert_eq!(guard.get("/Users", TOKEN).status, 200);
-        let seen = backend.seen();
-        let values = seen.last().expect("forwarded").headers("authorization").join("|");
-        values
+        backend.seen().last().expect("forwarded").headers("authorization").join("|")
     };
     let setup =
         |upstream: &str| Setup::new(backend.address).routes(&route(backend.address, upstream));
