@@ -1,0 +1,164 @@
+//! The program under test: started by its command with the files an operator would write.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde_json::Value;
+
+use crate::backend::RunningBackend;
+use crate::client::{Client, Request};
+use crate::process::{Process, in_repository};
+
+pub struct Guard {
+    pub address: SocketAddr,
+    pub path: &'static str,
+    process: Process,
+}
+
+/// A row of `credentials.yaml`.
+#[derive(Clone, Copy)]
+pub struct Row {
+    pub credential_id: &'static str,
+    pub token: &'static str,
+    pub status: &'static str,
+}
+
+/// What the backend gets to see of the client's `Authorization`.
+#[derive(Clone, Copy)]
+pub enum Authorization {
+    Keep,
+    Remove,
+}
+
+impl Guard {
+    /// Starts the proxy before the backend and waits until it is ready.
+    pub fn start(backend: &RunningBackend, authorization: Authorization, rows: &[Row]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for the files");
+        write(directory.path(), "proxy.yaml", &config(backend, authorization));
+        write(directory.path(), CREDENTIALS, &credentials(rows));
+        let mut command = Command::new(binary());
+        command.args(["serve", "--config"]).arg(directory.path().join("proxy.yaml"));
+        let mut process = Process::start(directory, command.current_dir("/"));
+        let address = listening(&mut process, "proxy");
+        let ops = listening(&mut process, "ops");
+        process.until("readiness", |_| is_ready(ops).then_some(()));
+        Self { address, path: backend.kind.path(), process }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.address, self.path)
+    }
+
+    /// Replaces the credentials as a careful operator does: a new file, renamed over the old.
+    pub fn replace_credentials(&self, rows: &[Row]) {
+        let directory = self.process.directory();
+        write(directory, "credentials.new", &credentials(rows));
+        fs::rename(directory.join("credentials.new"), directory.join(CREDENTIALS))
+            .expect("both are in one directory");
+    }
+
+    /// Waits for this many lines of the access log that name the credential.
+    pub fn wait_for_requests(&mut self, credential_id: &str, number: usize) {
+        self.process.until(&format!("{number} requests of {credential_id} logged"), |process| {
+            let log = process.stdout();
+            let logged = log.lines().filter(|line| line.contains(credential_id)).count();
+            (logged >= number).then_some(())
+        });
+    }
+
+    /// Waits for a line of the access log that gives this reason for a refusal.
+    pub fn wait_for_reason(&mut self, reason: &str) {
+        self.process.until(&format!("reason {reason} logged"), |process| {
+            process.stdout().contains(&format!("\"{reason}\"")).then_some(())
+        });
+    }
+
+    /// Everything the program has written: access log and diagnostics.
+    pub fn written(&self) -> String {
+        self.process.stdout() + &self.process.stderr()
+    }
+}
+
+impl Row {
+    pub const fn enabled(credential_id: &'static str, token: &'static str) -> Self {
+        Self { credential_id, token, status: "Enabled" }
+    }
+
+    pub const fn disabled(self) -> Self {
+        Self { status: "Disabled", ..self }
+    }
+}
+
+fn config(backend: &RunningBackend, authorization: Authorization) -> String {
+    let path = backend.kind.path();
+    let url = backend.url();
+    let authorization = match authorization {
+        Authorization::Keep => "keep",
+        Authorization::Remove => "remove",
+    };
+    format!(
+        "\
+proxy:
+  listeners: [{{ address: 127.0.0.1:0 }}]
+  drain: {{ delay: 0s, deadline: 5s }}
+  routes:
+    - tenant: {TENANT}
+      path: {path}
+      upstream: {{ url: \"{url}\", authorization: {authorization} }}
+credentials:
+  source: file
+  file: {{ path: {CREDENTIALS} }}
+ops: {{ listen: 127.0.0.1:0 }}
+"
+    )
+}
+
+fn credentials(rows: &[Row]) -> String {
+    let row = |row: &Row| {
+        let digest = hex::encode(digest(&SHA256, row.token.as_bytes()));
+        let Row { credential_id, status, .. } = row;
+        format!(
+            "\
+- credential_id: {credential_id}
+  tenant: {TENANT}
+  digest: sha256:{digest}
+  status: {status}
+  expire_time: 2099-01-01T00:00:00Z
+"
+        )
+    };
+    rows.iter().map(row).collect()
+}
+
+fn write(directory: &Path, name: &str, text: &str) {
+    fs::write(directory.join(name), text).expect("the directory is ours");
+}
+
+/// A relative path counts from where the tests were started, not from where the program runs.
+fn binary() -> PathBuf {
+    let named = std::env::var_os("SCIM_GUARD_BINARY");
+    let named = named.map(|path| std::path::absolute(path).expect("a path that is not empty"));
+    named.unwrap_or_else(|| in_repository("target/release/scim-guard"))
+}
+
+/// Where a face listens, from the diagnostics: the config left the port to the kernel.
+fn listening(process: &mut Process, face: &str) -> SocketAddr {
+    process.until(&format!("`listening` of face {face}"), |process| {
+        let log = process.stderr();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines
+            .filter(|line| line["message"] == "listening" && line["face"] == face)
+            .find_map(|line| line["address"].as_str()?.parse().ok())
+    })
+}
+
+fn is_ready(ops: SocketAddr) -> bool {
+    let answer = Client::new(ops).send(&Request::new("GET", "/readyz"));
+    answer.is_ok_and(|answer| answer.status == 200)
+}
+
+const TENANT: &str = "z-demo00000000";
+const CREDENTIALS: &str = "credentials.yaml";
