@@ -218,7 +218,7 @@ impl Forward<'_> {
             head.put_slice(b"/");
         }
         if let Some(query) = self.target.query {
-            let same = |raw: &&[u8]| server::encode_quotes(raw) == query.as_bytes();
+            let same = |raw: &&[u8]| server::encode_query(raw) == query.as_bytes();
             head.put_slice(b"?");
             head.put_slice(self.raw_query.filter(same).unwrap_or(query.as_bytes()));
         }

@@ -23,9 +23,10 @@ use crate::clock::Clock;
 use crate::config::value::{Authorization, Network};
 use crate::config::{self, LogPath};
 use crate::gate::{Gate, Refused};
+use crate::refusal::Refusal;
 use crate::route::{Routes, Target};
 use crate::server::timer::Timers;
-use crate::server::{Connection, Service};
+use crate::server::{Connection, RawTarget, Service};
 use crate::source::watch::{Look, WatchedFile};
 use crate::telemetry::access::LineBuffer;
 use crate::telemetry::metrics::Metrics;
@@ -186,7 +187,10 @@ impl Proxy {
         client: &Connection,
         record: &mut Record,
     ) -> Result<Response<Body>, Refused> {
-        let raw_query = client.raw_query();
+        let RawTarget { query: raw_query, fragment } = client.raw_target();
+        if fragment {
+            return Err(Refusal::TargetAmbiguous("the request target has a fragment").into());
+        }
         let target = Target::parse(parts)?;
         let place = settings.routes.find(&target)?; // Known now, told only after authentication.
         if let Some(place) = &place {

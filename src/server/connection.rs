@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::request_line::RequestLine;
+use super::request_line::{RawTarget, RequestLine};
 use super::timer::{Timer, Timers};
 use super::{Scope, Service};
 use crate::config::Limits;
@@ -36,10 +36,9 @@ impl Connection {
         &self.timers
     }
 
-    /// The query of the request that has just begun, as it was received, where that differs from
-    /// the parsed one.
-    pub fn raw_query(&self) -> Option<Vec<u8>> {
-        self.state.line.borrow_mut().take_query()
+    /// What the parser was not shown of the target of the request that has just begun.
+    pub fn raw_target(&self) -> RawTarget {
+        self.state.line.borrow_mut().take_target()
     }
 
     /// Reads the rest of a body that nobody wants, so that the client sees our answer and can go

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Limits;
 use crate::telemetry::metrics::Metrics;
 pub use connection::Connection;
-pub use request_line::encode_quotes;
+pub use request_line::{RawTarget, encode_query};
 use timer::{TICK, Timers};
 
 /// What a face does with requests. Each worker makes its own.

@@ -1,6 +1,8 @@
-//! Lets raw double quotes in a query through. Some SCIM clients send a filter's quotes as they
-//! are; the URI type of our HTTP library takes none. They are encoded on the way in, and the query
-//! as it was is kept, so that it can be passed on byte for byte.
+//! Lets raw quotes and angle brackets in a query through. Some SCIM clients send a filter's quotes
+//! as they are; the URI type of our HTTP library takes none of these. They are encoded on the way
+//! in, and the query as it was is kept, so that it can be passed on byte for byte.
+//!
+//! A fragment, which the same type would cut off without a word, is encoded too and told.
 
 use std::borrow::Cow;
 
@@ -14,6 +16,15 @@ pub struct RequestLine {
     /// Encoded bytes for which there was no room.
     pending: Vec<u8>,
     query: Option<Vec<u8>>,
+    fragment: bool,
+}
+
+/// What the parser was not shown of a request's target.
+pub struct RawTarget {
+    /// The query as it was received, if it differs. To be compared with the one that was parsed.
+    pub query: Option<Vec<u8>>,
+    /// Whether there is a fragment, which no request may have (RFC 9112 section 3.2).
+    pub fragment: bool,
 }
 
 impl RequestLine {
@@ -22,12 +33,11 @@ impl RequestLine {
         self.open = true;
         self.line.clear();
         self.query = None;
+        self.fragment = false;
     }
 
-    /// The query as it was received, if it had quotes. The caller must compare it with the one
-    /// that was parsed.
-    pub fn take_query(&mut self) -> Option<Vec<u8>> {
-        self.query.take()
+    pub fn take_target(&mut self) -> RawTarget {
+        RawTarget { query: self.query.take(), fragment: std::mem::take(&mut self.fragment) }
     }
 
     /// Bytes that are due before any others are read.
@@ -47,43 +57,54 @@ impl RequestLine {
         let end = memchr::memchr(b'\n', bytes);
         let part = &bytes[..end.unwrap_or(bytes.len())];
         self.open = end.is_none() && self.line.len() < LINE_BYTES_MAX;
-        let quoted = memchr::memchr(b'"', part).is_some();
-        if self.line.is_empty() && !self.open && !quoted {
+        let unusual = part.iter().any(is_unusual);
+        if self.line.is_empty() && !self.open && !unusual {
             return Cow::Borrowed(bytes);
         }
         let known = self.line.len();
         self.line.extend_from_slice(part);
         let question = memchr::memchr(b'?', &self.line);
         if !self.open {
+            self.fragment = self.line.contains(&b'#');
             self.query = question.and_then(|place| query(&self.line[place + 1..]));
         }
-        match question {
-            Some(place) if quoted => {
-                let start = (place + 1).saturating_sub(known).min(part.len());
-                let encoded = encode_quotes(&part[start..]);
-                let (before, after) = (&part[..start], &bytes[part.len()..]);
-                Cow::Owned([before, encoded.as_slice(), after].concat())
-            }
-            _ => Cow::Borrowed(bytes),
+        if !unusual {
+            return Cow::Borrowed(bytes);
         }
+        let start = question.map_or(part.len(), |place| (place + 1).saturating_sub(known));
+        let (before, within) = part.split_at(start.min(part.len()));
+        let mut encoded = encode(before, |byte| *byte == b'#');
+        encoded.extend(encode_query(within));
+        encoded.extend_from_slice(&bytes[part.len()..]);
+        Cow::Owned(encoded)
     }
 }
 
 /// Far above what a head may have.
 const LINE_BYTES_MAX: usize = 2 << 20;
 
-/// The query at the front of the rest of a request line, if it has quotes.
+/// The query at the front of the rest of a request line, if it is to be encoded.
 fn query(rest: &[u8]) -> Option<Vec<u8>> {
     let query = rest.split(|byte| *byte == b' ').next().unwrap_or_default();
-    query.contains(&b'"').then(|| query.to_vec())
+    query.iter().any(is_unusual).then(|| query.to_vec())
 }
 
-pub fn encode_quotes(bytes: &[u8]) -> Vec<u8> {
+fn is_unusual(byte: &u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'#')
+}
+
+/// A query as the parser is shown it.
+pub fn encode_query(bytes: &[u8]) -> Vec<u8> {
+    encode(bytes, is_unusual)
+}
+
+fn encode(bytes: &[u8], is_encoded: impl Fn(&u8) -> bool) -> Vec<u8> {
     let mut encoded = Vec::with_capacity(bytes.len() + 16);
     for byte in bytes {
-        match byte {
-            b'"' => encoded.extend_from_slice(b"%22"),
-            other => encoded.push(*other),
+        if is_encoded(byte) {
+            encoded.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        } else {
+            encoded.push(*byte);
         }
     }
     encoded
@@ -94,7 +115,7 @@ mod tests {
     use super::*;
 
     /// What is parsed and kept of a request that arrives in pieces of `step` bytes.
-    fn passed(request: &str, step: usize) -> (String, Option<String>) {
+    fn passed(request: &str, step: usize) -> (String, Option<String>, bool) {
         let mut line = RequestLine::default();
         line.begin();
         let parsed: Vec<u8> = request
@@ -103,17 +124,19 @@ mod tests {
             .flat_map(|piece| line.pass(piece).into_owned())
             .collect();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-        (text(parsed), line.take_query().map(text))
+        let RawTarget { query, fragment } = line.take_target();
+        (text(parsed), query.map(text), fragment)
     }
 
     #[test]
     fn quotes_in_the_query_are_encoded_and_kept_however_they_arrive() {
-        let raw = "GET /a\"b?filter=c%20eq%20\"d\"&e HTTP/1.1\r\nX: \"f\"\r\n\r\n";
-        let encoded = "GET /a\"b?filter=c%20eq%20%22d%22&e HTTP/1.1\r\nX: \"f\"\r\n\r\n";
+        let raw = "GET /a\"b?filter=c%20eq%20\"d\"&<e> HTTP/1.1\r\nX: \"f\"\r\n\r\n";
+        let encoded = "GET /a\"b?filter=c%20eq%20%22d%22&%3Ce%3E HTTP/1.1\r\nX: \"f\"\r\n\r\n";
         for step in 1..raw.len() {
-            let (parsed, query) = passed(raw, step);
+            let (parsed, query, fragment) = passed(raw, step);
             assert_eq!(parsed, encoded, "in pieces of {step}");
-            assert_eq!(query.as_deref(), Some("filter=c%20eq%20\"d\"&e"));
+            assert_eq!(query.as_deref(), Some("filter=c%20eq%20\"d\"&<e>"));
+            assert!(!fragment);
         }
     }
 
@@ -121,7 +144,20 @@ mod tests {
     fn other_requests_are_left_alone() {
         for raw in ["GET /a?b HTTP/1.1\r\nX: \"c\"?\r\n\r\n", "GET /\"a\" HTTP/1.1\r\n\r\n"] {
             for step in 1..raw.len() {
-                assert_eq!(passed(raw, step), (raw.to_owned(), None));
+                assert_eq!(passed(raw, step), (raw.to_owned(), None, false));
+            }
+        }
+    }
+
+    #[test]
+    fn a_fragment_is_told() {
+        for (raw, encoded) in [
+            ("GET /a#b HTTP/1.1\r\n\r\n", "GET /a%23b HTTP/1.1\r\n\r\n"),
+            ("GET /a?b=#c HTTP/1.1\r\n\r\n", "GET /a?b=%23c HTTP/1.1\r\n\r\n"),
+        ] {
+            for step in 1..raw.len() {
+                let (parsed, _, fragment) = passed(raw, step);
+                assert_eq!((parsed.as_str(), fragment), (encoded, true), "in pieces of {step}");
             }
         }
     }

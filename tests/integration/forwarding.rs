@@ -47,8 +47,8 @@ fn targets_pass_byte_for_byte() {
     let targets = [
         "/Users?filter=userName%20eq%20%22a%2Bb%40x%22",
         "/Users?filter=userName+eq+%22a%2bb%22",
-        "/Users?filter=userName eq".split(' ').next().expect("a part"),
         "/Users?filter=a%20eq%20\"b\"",
+        "/Users?filter=a%20gt%20<b>",
         "/Users?filter=emails[type%20eq%20x]",
         "/Users?filter=userName%20eq%20\u{4f60}\u{597d}",
         "/Users?aadOptscim062020",

@@ -114,6 +114,8 @@ fn ambiguous_requests_are_refused_before_their_token_is_looked_at() {
         "/SCIM/v2/Users",
         "/scim/v2//Users",
         "http://elsewhere/scim/v2/Users",
+        "/scim/v2/Users#x",
+        "/scim/v2/Users?filter=#x",
     ] {
         check(&guard, &bearer, target, 400, "target_ambiguous");
     }
