@@ -1,13 +1,13 @@
 //! Wiring: makes the parts from a config, replaces them at a reload, and takes them down in order.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -16,7 +16,6 @@ use crate::authority::Authority;
 use crate::authority::follow::{Follower, INTERVAL};
 use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
-use crate::credential::TokenDigest;
 use crate::ops::Ops;
 use crate::proxy::{Proxy, Settings, Shared};
 use crate::server::{Face, bind};
@@ -26,21 +25,22 @@ use crate::telemetry::metrics::Metrics;
 /// The running product. Must be made and used within a tokio runtime.
 pub struct App {
     config: Config,
+    clock: Clock,
     authority: Arc<Authority>,
     metrics: Arc<Metrics>,
     draining: Arc<AtomicBool>,
     proxy: Option<ProxyFace>,
     ops: Option<OpsFace>,
     minder: Minder,
-    log_thread: JoinHandle<()>,
+    log_end: Receiver<()>,
 }
 
 struct ProxyFace {
     face: Arc<Face>,
     shared: Arc<Shared>,
     limits: Arc<ArcSwap<Limits>>,
-    /// By the address as configured.
-    acceptors: HashMap<SocketAddr, tokio::task::JoinHandle<()>>,
+    /// With the address as configured.
+    acceptors: Vec<(SocketAddr, tokio::task::JoinHandle<()>)>,
 }
 
 struct OpsFace {
@@ -83,7 +83,7 @@ impl App {
             None => None,
         };
 
-        let (log, log_thread) = AccessLog::start(access, config.log.format, Arc::clone(&metrics));
+        let (log, log_end) = AccessLog::start(access, config.log.format, Arc::clone(&metrics));
         let proxy = config.proxy.as_ref().zip(settings).map(|(config, settings)| {
             let settings = ArcSwap::from_pointee(settings);
             let (clock, metrics) = (clock.clone(), Arc::clone(&metrics));
@@ -103,9 +103,11 @@ impl App {
         let ops = ops_listener.map(|listener| {
             let (authority, metrics) = (Arc::clone(&authority), Arc::clone(&metrics));
             let draining = Arc::clone(&draining);
+            let clock = clock.clone();
             OpsFace::start(Ops { authority, clock, metrics, draining }, listener)
         });
-        let mut app = Self { config, authority, metrics, draining, proxy, ops, minder, log_thread };
+        let mut app =
+            Self { config, clock, authority, metrics, draining, proxy, ops, minder, log_end };
         if let Some(proxy) = &mut app.proxy {
             listeners.into_iter().for_each(|(address, listener)| proxy.accept(address, listener));
         }
@@ -136,19 +138,23 @@ impl App {
         }
         if let (Some(proxy), Some(config)) = (&mut self.proxy, &new.proxy) {
             let settings = settings(config, &new.log)?;
-            let wanted: Vec<_> = config.listeners.iter().map(|it| it.address.0).collect();
-            let added = wanted.iter().filter(|it| !proxy.acceptors.contains_key(it)).copied();
-            let bound = bind_all(added)?;
+            let mut superfluous: Vec<_> = proxy.acceptors.iter().map(|(it, _)| *it).collect();
+            let mut added = Vec::new();
+            for wanted in config.listeners.iter().map(|listener| listener.address.0) {
+                match superfluous.iter().position(|it| *it == wanted) {
+                    Some(place) => drop(superfluous.remove(place)),
+                    None => added.push(wanted),
+                }
+            }
+            let bound = bind_all(added.into_iter())?;
             proxy.shared.settings.store(Arc::new(settings));
             proxy.limits.store(Arc::new(config.limits.clone()));
+            for address in superfluous {
+                let place = proxy.acceptors.iter().position(|(it, _)| *it == address);
+                let (_, acceptor) = proxy.acceptors.remove(place.expect("it is one of them"));
+                acceptor.abort();
+            }
             bound.into_iter().for_each(|(address, listener)| proxy.accept(address, listener));
-            proxy.acceptors.retain(|address, acceptor| {
-                let stays = wanted.contains(address);
-                if !stays {
-                    acceptor.abort();
-                }
-                stays
-            });
         }
         self.authority.reconfigure(&new.credentials);
         self.config = new;
@@ -157,13 +163,11 @@ impl App {
     }
 
     fn tell_config(&self) {
-        let digest = TokenDigest::of(self.config.to_yaml().as_bytes()).to_string();
         self.metrics.config_hash.reset();
-        let digest = digest.trim_start_matches("sha256:");
-        self.metrics.config_hash.with_label_values(&[digest]).set(1.0);
+        let hash = format!("{:08x}", crc32fast::hash(self.config.to_yaml().as_bytes()));
+        self.metrics.config_hash.with_label_values(&[&hash]).set(1.0);
         self.metrics.config_last_reload_successful.set(1);
-        let now = jiff::Timestamp::now().as_millisecond() as f64 / 1e3;
-        self.metrics.config_last_reload_success_time.set(now);
+        self.metrics.config_last_reload_success_time.set(self.clock.now().wall.as_seconds());
     }
 
     /// Says no to `/readyz`, goes on accepting for `drain.delay` unless `hurried`, and then lets
@@ -174,9 +178,10 @@ impl App {
             return true;
         };
         if !hurried {
+            proxy.face.leave();
             tokio::time::sleep(config.drain.delay.0).await;
         }
-        for acceptor in proxy.acceptors.values() {
+        for (_, acceptor) in &proxy.acceptors {
             acceptor.abort();
         }
         let finished = proxy.face.drain(config.drain.deadline.0).await;
@@ -194,13 +199,16 @@ impl App {
             end(ops.face, vec![ops.acceptor]).await;
         }
         if let Some(proxy) = self.proxy {
-            end(proxy.face, proxy.acceptors.into_values().collect()).await;
+            end(proxy.face, proxy.acceptors.into_iter().map(|(_, acceptor)| acceptor).collect())
+                .await;
         }
-        if self.log_thread.join().is_err() {
-            tracing::error!("the access log's thread has panicked");
+        if self.log_end.recv_timeout(LOG_PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("standard output is not read; the last access lines are lost");
         }
     }
 }
+
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Ends a face. Its acceptors hold it, so they go first.
 async fn end(face: Arc<Face>, acceptors: Vec<tokio::task::JoinHandle<()>>) {
@@ -214,7 +222,7 @@ async fn end(face: Arc<Face>, acceptors: Vec<tokio::task::JoinHandle<()>>) {
 }
 
 fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<Settings, Failure> {
-    Settings::new(proxy, log).map_err(Failure)
+    Settings::new(proxy, log).map_err(|faults| Failure(faults.join("\n")))
 }
 
 fn bind_all(
@@ -257,12 +265,12 @@ impl ProxyFace {
         let face = Face::start("proxy", workers, &limits, &shared.metrics, move |timers| {
             Proxy::new(Arc::clone(&parts), authority.seat(), log.buffer(), timers)
         });
-        Self { face: Arc::new(face), shared, limits, acceptors: HashMap::new() }
+        Self { face: Arc::new(face), shared, limits, acceptors: Vec::new() }
     }
 
     fn accept(&mut self, address: SocketAddr, listener: TcpListener) {
         tell_listening("proxy", &listener);
-        self.acceptors.insert(address, self.face.accept(listener));
+        self.acceptors.push((address, self.face.accept(listener)));
     }
 }
 

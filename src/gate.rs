@@ -8,7 +8,7 @@ use crate::authority::{Access, Held, Judgement, Seat, Unavailable};
 use crate::clock::Now;
 use crate::credential::{BearerToken, Credential, TokenDigest, Verdict};
 use crate::refusal::Refusal;
-use crate::route::{Place, Tenant, Unclear};
+use crate::route::{Place, Unclear};
 
 /// One worker's gate.
 pub struct Gate {
@@ -86,7 +86,8 @@ impl Gate {
     ) -> Result<Permit, Refused> {
         let bare_allowed = place.is_some_and(|place| place.route.bare_token);
         let Some(token) = bearer_token(headers, bare_allowed)? else {
-            return match place.filter(|place| place.is_open(method)) {
+            let silent = !headers.contains_key(header::AUTHORIZATION);
+            return match place.filter(|place| silent && place.is_open(method)) {
                 Some(place) => self.open(place, access, now),
                 None => Err(Refusal::AuthorizationMissing.into()),
             };
@@ -102,7 +103,7 @@ impl Gate {
         access: Access,
         now: &Now,
     ) -> Result<Permit, Refused> {
-        let held = self.authenticate(digest, place.map(|place| place.tenant), access, now)?;
+        let held = self.authenticate(digest, place.map(|place| place.tenant.name), access, now)?;
         if place.is_none() {
             let credential = Some(Arc::clone(&held.grant.credential));
             return Err(Refused { refusal: Refusal::RouteUnknown, credential });
@@ -112,9 +113,8 @@ impl Gate {
 
     /// A permit for nobody. A tenant that does not exist is answered like an unknown token.
     fn open(&self, place: &Place<'_>, access: Access, now: &Now) -> Result<Permit, Refused> {
-        if let Tenant::Named(tenant) = place.tenant
-            && !self.seat.authority().declares(tenant)
-        {
+        let tenant = place.tenant;
+        if !tenant.declared && !self.seat.authority().declares(tenant.name) {
             self.seat.authority().unknown(now)?;
             return Err(Refusal::TokenUnknown.into());
         }
@@ -124,7 +124,7 @@ impl Gate {
     fn authenticate(
         &self,
         digest: TokenDigest,
-        tenant: Option<Tenant<'_>>,
+        tenant: Option<&str>,
         access: Access,
         now: &Now,
     ) -> Result<Held, Refused> {
@@ -134,7 +134,7 @@ impl Gate {
             Judgement::Unknown => return Err(Refusal::TokenUnknown.into()),
         };
         let own = held.grant.credential.tenant.as_str();
-        let foreign = tenant.is_some_and(|tenant| tenant.as_str() != own);
+        let foreign = tenant.is_some_and(|tenant| tenant != own);
         let refusal = if foreign {
             Some(Refusal::TenantMismatch)
         } else {
@@ -164,14 +164,21 @@ impl Gate {
     /// byte goes upstream: what was decided before a wait may be revoked by now.
     pub fn confirm(&self, permit: &Permit, now: &Now) -> Result<(), Refused> {
         let Holder::Credential(held) = &permit.holder else { return Ok(()) };
+        let credential = &held.grant.credential;
         if self.seat.stands(held) {
             return match self.refusal_of(held, permit.access, now) {
-                Some(refusal) => Err(refusal.into()),
+                Some(refusal) => Err(Refused { refusal, credential: Some(Arc::clone(credential)) }),
                 None => Ok(()),
             };
         }
-        let own = &held.grant.credential.tenant;
-        self.authenticate(held.digest(), Some(Tenant::Fixed(own)), permit.access, now).map(drop)
+        let tenant = Some(credential.tenant.as_str());
+        let now_held = self.authenticate(held.digest(), tenant, permit.access, now)?;
+        // The backend is about to be told whose request it is, and that is somebody else's now.
+        if now_held.grant.credential.id == credential.id {
+            Ok(())
+        } else {
+            Err(Refusal::UndecidedLookup.into())
+        }
     }
 }
 

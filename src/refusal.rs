@@ -25,9 +25,10 @@ pub enum Refusal {
     UndecidedStale,
     ClockUncertain,
     RouteUnknown,
-    /// The limit in bytes.
-    BodyTooLarge(u64),
+    BodyTooLarge,
     BodyTimeout,
+    /// Nobody is there to read this.
+    ClientGone,
     UpstreamUnavailable,
     UpstreamBroken,
     UpstreamTimeout,
@@ -126,12 +127,13 @@ impl Refusal {
                 "the token's expiry cannot be judged at the moment; try again",
             ),
             Self::RouteUnknown => ("route_unknown", 404, Refused, "there is no such endpoint here"),
-            Self::BodyTooLarge(_) => {
+            Self::BodyTooLarge => {
                 ("body_too_large", 413, Refused, "the request's body is too large")
             }
             Self::BodyTimeout => {
                 ("body_timeout", 408, Failed, "the request's body did not arrive in time")
             }
+            Self::ClientGone => ("client_gone", 400, Failed, "the client broke off its request"),
             Self::UpstreamUnavailable => (
                 "upstream_unavailable",
                 503,
@@ -253,7 +255,7 @@ mod tests {
         check(Refusal::UndecidedUnloaded, 503, None, Some("2"));
         check(Refusal::UndecidedStale, 503, None, Some("30"));
         check(Refusal::RouteUnknown, 404, None, None);
-        check(Refusal::BodyTooLarge(1), 413, None, None);
+        check(Refusal::BodyTooLarge, 413, None, None);
         check(Refusal::UpstreamTimeout, 504, None, None);
         check(Refusal::UpstreamUnavailable, 503, None, Some("5"));
     }

@@ -2,6 +2,8 @@
 //! backend could read as another route's is ambiguous, and nobody's.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -35,6 +37,7 @@ impl<'a> Target<'a> {
         if request.method == Method::CONNECT || !uri.path().starts_with('/') {
             return Err(Unclear::Target("the request target must be a path"));
         }
+        check_framing(request)?;
         let host = host(request)?;
         if let Some(authority) = uri.authority()
             && host.is_none_or(|host| !authority.as_str().eq_ignore_ascii_case(host))
@@ -85,12 +88,39 @@ fn host(request: &Parts) -> Result<Option<&str>, Unclear> {
         (None, None) if request.version == Version::HTTP_10 => Ok(None),
         (None, None) => Err(Unclear::Framing("there is no Host header")),
         (Some(value), None) => {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-            let text = value.to_str().ok().filter(|text| !text.is_empty());
-            text.filter(|text| text.bytes().all(allowed))
-                .map(Some)
-                .ok_or(Unclear::Framing("the Host header is malformed"))
+            let text = value.to_str().ok().filter(|text| host_name(text).is_some());
+            text.map(Some).ok_or(Unclear::Framing("the Host header is malformed"))
         }
+    }
+}
+
+/// The name or address in a `Host` header, without the port and without the dot that ends an
+/// absolute name; `None` if it is not well-formed (RFC 9110 section 7.2).
+pub fn host_name(text: &str) -> Option<&str> {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (text, ""),
+    };
+    let port_fits = port.bytes().all(|byte| byte.is_ascii_digit()) && port.len() <= 5;
+    let name_fits = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+            let labels = name.strip_suffix('.').unwrap_or(name);
+            labels.split('.').all(|label| !label.is_empty() && label.bytes().all(allowed))
+        }
+    };
+    (port_fits && name_fits).then(|| name.strip_suffix('.').unwrap_or(name))
+}
+
+/// A body that is coded otherwise would have to be passed on as something else.
+fn check_framing(request: &Parts) -> Result<(), Unclear> {
+    let codings = request.headers.get_all(header::TRANSFER_ENCODING);
+    let chunked = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.iter().all(chunked) {
+        Ok(())
+    } else {
+        Err(Unclear::Framing("the only transfer coding here is chunked"))
     }
 }
 
@@ -143,20 +173,10 @@ pub struct Place<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tenant<'a> {
-    /// Declared by the config.
-    Fixed(&'a TenantId),
-    /// Read from the path; it may not exist.
-    Named(&'a str),
-}
-
-impl<'a> Tenant<'a> {
-    pub fn as_str(self) -> &'a str {
-        match self {
-            Self::Fixed(tenant) => tenant.as_str(),
-            Self::Named(tenant) => tenant,
-        }
-    }
+pub struct Tenant<'a> {
+    pub name: &'a str,
+    /// Whether the config knows it. One that is only read from a path may not exist.
+    pub declared: bool,
 }
 
 impl Place<'_> {
@@ -176,7 +196,11 @@ impl Place<'_> {
 }
 
 /// All routes, in the order in which they are tried.
-pub struct Routes(Vec<Arc<Route>>);
+pub struct Routes {
+    routes: Vec<Arc<Route>>,
+    /// Tenants that have a route of their own.
+    tenants: HashSet<TenantId>,
+}
 
 impl Routes {
     pub fn new(configs: &[RouteConfig]) -> Self {
@@ -188,21 +212,26 @@ impl Routes {
             let tenants: Vec<bool> = segments.iter().map(|s| *s == Segment::Tenant).collect();
             (route.host.is_none(), std::cmp::Reverse(segments.len()), tenants)
         });
-        Self(routes.into_iter().map(Arc::new).collect())
+        let fixed = configs.iter().filter_map(|config| match &config.tenant {
+            RouteTenant::One(tenant) => Some(tenant.clone()),
+            RouteTenant::ByPath => None,
+        });
+        Self { tenants: fixed.collect(), routes: routes.into_iter().map(Arc::new).collect() }
     }
 
     /// The place of a target; `None` if no route is responsible.
     pub fn find<'a>(&'a self, target: &Target<'a>) -> Result<Option<Place<'a>>, Unclear> {
-        let host = target.host.map(without_port);
-        let found = self.0.iter().find_map(|route| {
-            let (tenant, rest) = route.matches(host, target.path, str::eq)?;
+        let host = target.host.and_then(host_name);
+        let found = self.routes.iter().find_map(|route| {
+            let (name, rest) = route.matches(host, target.path, str::eq)?;
+            let tenant = Tenant { name, declared: self.tenants.contains(name) };
             Some(Place { route, tenant, rest })
         });
         // Backends fold case, decode separators, drop parameters and merge slashes. If any of that
         // leads to another route, the target could mean both.
         let folded = fold(target.path);
         let read_otherwise = self
-            .0
+            .routes
             .iter()
             .find(|route| route.matches(host, &folded, str::eq_ignore_ascii_case).is_some());
         let same = match (&found, read_otherwise) {
@@ -231,13 +260,6 @@ fn fold(path: &str) -> Cow<'_, str> {
     Cow::Owned(bare.fold(String::new(), |path, segment| path + "/" + segment))
 }
 
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    }
-}
-
 impl Route {
     fn new(index: usize, config: &RouteConfig) -> Self {
         let host = config.host.as_ref().map_or("", |host| host.as_str());
@@ -258,7 +280,7 @@ impl Route {
         host: Option<&str>,
         path: &'a str,
         equal: impl Fn(&str, &str) -> bool,
-    ) -> Option<(Tenant<'a>, &'a str)> {
+    ) -> Option<(&'a str, &'a str)> {
         if let Some(own) = &self.host
             && !host.is_some_and(|host| own.as_str().eq_ignore_ascii_case(host))
         {
@@ -277,8 +299,8 @@ impl Route {
             rest = tail;
         }
         let tenant = match &self.tenant {
-            RouteTenant::One(tenant) => Tenant::Fixed(tenant),
-            RouteTenant::ByPath => Tenant::Named(named.expect("checked with the config")),
+            RouteTenant::One(tenant) => tenant.as_str(),
+            RouteTenant::ByPath => named.expect("checked with the config"),
         };
         Some((tenant, rest))
     }
@@ -317,7 +339,7 @@ mod tests {
         let request = request(host, target);
         let found = Target::parse(&request).and_then(|target| {
             let place = routes.find(&target)?;
-            Ok(place.map(|place| (place.tenant.as_str().to_owned(), place.rest.to_owned())))
+            Ok(place.map(|place| (place.tenant.name.to_owned(), place.rest.to_owned())))
         });
         let expected = expected.map(|it| it.map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert_eq!(found.map_err(|_| ()), expected, "{host} {target}");
@@ -347,6 +369,8 @@ mod tests {
         check(&routes, "h", "/z-2/scim/Users", Ok(Some(("z-2", "/Users"))));
         check(&routes, "h", "/a/scim/v2/Users", Ok(Some(("z-4", "/Users"))));
         check(&routes, "h", "/else", Ok(Some(("z-1", "/else"))));
+        check(&routes, "[::1]:80", "/x", Ok(Some(("z-1", "/x"))));
+        check(&routes, "b.example.", "/x", Ok(Some(("z-3", "/x"))));
         check(&routes, "B.example:8080", "/z-2/scim/Users", Ok(Some(("z-3", "/z-2/scim/Users"))));
     }
 
@@ -402,7 +426,10 @@ mod tests {
         assert!(matches!(Target::parse(&request), Err(Unclear::Framing(_))));
         let none = Request::builder().uri("/scim").body(()).expect("a request").into_parts().0;
         assert!(matches!(Target::parse(&none), Err(Unclear::Framing(_))));
-        for bad in ["", "a b", "a/b", "a@b", "a,b"] {
+        for bad in [
+            "", "a b", "a/b", "a@b", "a,b", ".a", "a..b", "a..", "[a]", "a:x", "a:1:2", "]a[:",
+            ":80",
+        ] {
             let request = self::request(bad, "/scim");
             assert!(matches!(Target::parse(&request), Err(Unclear::Framing(_))), "{bad}");
         }

@@ -4,7 +4,6 @@
 //! steps that know neither file nor clock.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::config::Credentials;
 use crate::credential::{Credential, Expiry, Revision, Status, TokenDigest};
 use crate::source::Listing;
 use crate::source::file::{CredentialReader, DenyList, Format};
-use crate::source::watch::{ContentHash, Look, WatchedFile};
+use crate::source::watch::{Step, Tracked};
 
 /// How often files are looked at.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,9 +23,9 @@ pub const INTERVAL: Duration = Duration::from_secs(1);
 pub struct Follower {
     authority: Arc<Authority>,
     clock: Clock,
-    credentials: Watched<Listing>,
+    credentials: Tracked<Listing>,
     reader: CredentialReader,
-    deny: Option<Watched<DenyList>>,
+    deny: Option<Tracked<DenyList>>,
     table: Table,
     polls: u64,
     /// Whether rows or denials have changed since they were last counted.
@@ -63,9 +62,9 @@ impl Follower {
         let mut follower = Self {
             authority,
             clock,
-            credentials: Watched::new("credentials", path),
+            credentials: Tracked::new("credentials", path),
             reader: CredentialReader::new(Format::of(path)),
-            deny: config.deny.as_ref().map(|path| Watched::new("deny", path)),
+            deny: config.deny.as_ref().map(|path| Tracked::new("deny", path)),
             table: Table::new(),
             polls: 0,
             uncounted: true,
@@ -73,9 +72,9 @@ impl Follower {
         };
         follower.poll();
         if let Some(deny) = &follower.deny
-            && let Some(fault) = &deny.fault
+            && let Some(fault) = deny.fault()
         {
-            let path = deny.file.path().display();
+            let path = deny.path().display();
             let what =
                 format!("credentials.deny: {path}: {fault}: mend the file, or write [] to it");
             return Err(DenyFileInvalid(what));
@@ -89,7 +88,7 @@ impl Follower {
 
     /// What keeps the credential file from being taken.
     pub fn fault(&self) -> Option<&str> {
-        self.credentials.fault.as_deref()
+        self.credentials.fault()
     }
 
     /// Looks at both files once and applies what is ripe.
@@ -108,6 +107,7 @@ impl Follower {
             Step::Wait | Step::Preview(_) => {}
             Step::Confirm => self.authority.confirmed.store(Some(Arc::new(begun))),
             Step::Apply(listing) => {
+                self.reader.applied(&listing);
                 let (count, revision) = (listing.len(), Revision(self.polls));
                 self.apply(listing, revision);
                 self.authority.confirmed.store(Some(Arc::new(begun)));
@@ -154,12 +154,12 @@ impl Follower {
     fn tell(&mut self, now: &Now) {
         let metrics = &self.authority.metrics;
         metrics.table_revision.set(self.table.applied().0 as i64);
-        let result = if self.credentials.fault.is_none() { "success" } else { "failure" };
+        let result = if self.credentials.fault().is_none() { "success" } else { "failure" };
         metrics.source_refresh.with_label_values(&[result]).inc();
-        let up = |fault: &Option<String>| i64::from(fault.is_none());
-        metrics.source_up.with_label_values(&["file"]).set(up(&self.credentials.fault));
+        let up = |fault: Option<&str>| i64::from(fault.is_none());
+        metrics.source_up.with_label_values(&["file"]).set(up(self.credentials.fault()));
         if let Some(deny) = &self.deny {
-            metrics.source_up.with_label_values(&["deny"]).set(up(&deny.fault));
+            metrics.source_up.with_label_values(&["deny"]).set(up(deny.fault()));
         }
         if self.uncounted || self.polls.is_multiple_of(CENSUS) {
             self.uncounted = false;
@@ -208,117 +208,11 @@ const CENSUS: u64 = 30;
 /// Credentials whose end is a metric.
 const SOONEST: usize = 100;
 
-/// A file and how far we are with it.
-struct Watched<T> {
-    name: &'static str,
-    file: WatchedFile,
-    pace: Pace<T>,
-    fault: Option<String>,
-}
-
-impl<T> Watched<T> {
-    fn new(name: &'static str, path: &Path) -> Self {
-        Self { name, file: WatchedFile::new(path), pace: Pace::default(), fault: None }
-    }
-
-    /// One look at the file. A fault is told once, and its end too.
-    fn step(&mut self, read: impl FnOnce(&[u8]) -> Result<T, String>) -> Step<'_, T> {
-        let seen = match self.file.look() {
-            Ok(Look::Same) => Seen::Same,
-            Ok(Look::Read { content, hash }) => Seen::Content(hash, read(&content)),
-            Err(error) => Seen::Fault(error.to_string()),
-        };
-        let begun = self.pace.begun;
-        let (step, fault) = self.pace.step(seen, self.file.is_settled());
-        let path = self.file.path().display();
-        match (&self.fault, &fault) {
-            (known, Some(fault)) if known.as_ref() != Some(fault) => {
-                let still = if begun {
-                    "the last good one stays in force"
-                } else {
-                    "nothing is in force until it is mended"
-                };
-                tracing::error!(file = %path, "{}: {fault}: {still}", self.name);
-            }
-            (Some(_), None) => tracing::info!(file = %path, "{}: good again", self.name),
-            _ => {}
-        }
-        self.fault = fault;
-        step
-    }
-}
-
-/// What one look at a file saw.
-enum Seen<T> {
-    /// What the last successful look saw.
-    Same,
-    Content(ContentHash, Result<T, String>),
-    Fault(String),
-}
-
-/// What to do about it.
-#[derive(Debug, PartialEq, Eq)]
-enum Step<'a, T> {
-    Wait,
-    /// What is in force stands in the file.
-    Confirm,
-    /// New, valid, and seen once.
-    Preview(&'a T),
-    /// New, valid, and seen twice.
-    Apply(T),
-}
-
-/// Decides when a file's content counts: when two looks agree on it. At the start, a file that has
-/// not been touched for some time counts at once.
-struct Pace<T> {
-    /// Whether any content has counted.
-    begun: bool,
-    /// The content in force; `None` while another one is in sight.
-    applied: Option<ContentHash>,
-    latest: Option<(ContentHash, Result<Option<T>, String>)>,
-}
-
-impl<T> Default for Pace<T> {
-    fn default() -> Self {
-        Self { begun: false, applied: None, latest: None }
-    }
-}
-
-impl<T> Pace<T> {
-    /// The step, and the fault that keeps the file from counting.
-    fn step(&mut self, seen: Seen<T>, settled: bool) -> (Step<'_, T>, Option<String>) {
-        let first_sight = match seen {
-            Seen::Fault(fault) => return (Step::Wait, Some(fault)),
-            Seen::Same => false,
-            Seen::Content(hash, read) => {
-                self.latest = Some((hash, read.map(Some)));
-                true
-            }
-        };
-        let Some((hash, read)) = &mut self.latest else { return (Step::Wait, None) };
-        let value = match read {
-            Err(fault) => return (Step::Wait, Some(fault.clone())),
-            Ok(value) => value,
-        };
-        if self.applied == Some(*hash) {
-            *value = None;
-            return (Step::Confirm, None);
-        }
-        let at_once = settled && !self.begun;
-        if first_sight && !at_once {
-            self.applied = None;
-            let value = value.as_ref().expect("it was just read");
-            return (Step::Preview(value), None);
-        }
-        self.begun = true;
-        self.applied = Some(*hash);
-        (Step::Apply(value.take().expect("it is applied once")), None)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
     use crate::authority::{Access, Judgement, Seat, Unavailable};
@@ -326,32 +220,6 @@ mod tests {
     use crate::config::Config;
     use crate::credential::Verdict;
     use crate::telemetry::metrics::Metrics;
-
-    fn hash(content: &str) -> ContentHash {
-        ContentHash::of(content.as_bytes())
-    }
-
-    #[test]
-    fn content_counts_when_two_looks_agree() {
-        let mut pace = Pace::default();
-        let read = |text: &'static str| Seen::Content(hash(text), Ok(text));
-        assert_eq!(pace.step(read("one"), false).0, Step::Preview(&"one"));
-        assert_eq!(pace.step(Seen::Same, false).0, Step::Apply("one"));
-        assert_eq!(pace.step(Seen::Same, true).0, Step::Confirm);
-        assert_eq!(pace.step(read("cut"), true).0, Step::Preview(&"cut"));
-        assert_eq!(pace.step(read("two"), true).0, Step::Preview(&"two"));
-        let fault = Seen::Content(hash("bad"), Err("bad".to_owned()));
-        assert_eq!(pace.step(fault, true), (Step::Wait, Some("bad".to_owned())));
-        assert_eq!(pace.step(Seen::Same, true), (Step::Wait, Some("bad".to_owned())));
-        assert_eq!(pace.step(read("one"), true).0, Step::Preview(&"one"));
-        assert_eq!(pace.step(Seen::Same, true).0, Step::Apply("one"));
-    }
-
-    #[test]
-    fn a_file_that_has_stood_for_some_time_counts_at_once_at_the_start() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.step(Seen::Content(hash("one"), Ok("one")), true).0, Step::Apply("one"));
-    }
 
     /// A folder with a credential file and a deny file, followed by hand.
     struct Bench {
@@ -497,5 +365,106 @@ mod tests {
             let error = started.err().expect("refused").to_string();
             assert!(error.contains("credentials.deny") && error.contains("deny.yaml"), "{error}");
         }
+    }
+
+    const TOKENS: [&str; 4] = ["t-0", "t-1", "t-2", "t-3"];
+
+    /// What both files say at one time.
+    #[derive(Clone, Copy)]
+    struct State {
+        /// By token: not listed, disabled, or enabled.
+        rows: [Option<Status>; TOKENS.len()],
+        /// Whether the rows have exchanged their tokens.
+        exchanged: bool,
+        denied: Option<usize>,
+    }
+
+    impl State {
+        fn random(random: &mut fastrand::Rng) -> Self {
+            let choices = [None, Some(Status::Disabled), Some(Status::Enabled)];
+            let rows = std::array::from_fn(|_| choices[random.usize(..choices.len())]);
+            let denied = Some(random.usize(..=TOKENS.len())).filter(|token| *token < TOKENS.len());
+            Self { rows, exchanged: random.bool(), denied }
+        }
+
+        fn rows(&self) -> String {
+            let id = |token| format!("c-{}", if self.exchanged { token ^ 1 } else { token });
+            let line = |(token, status): (usize, &Option<Status>)| {
+                let status = (*status)?;
+                Some(row(&id(token), TOKENS[token], &format!("{status:?}")))
+            };
+            let lines: String = self.rows.iter().enumerate().filter_map(line).collect();
+            if lines.is_empty() { "[]".to_owned() } else { lines }
+        }
+
+        fn deny(&self) -> String {
+            let digest = self.denied.map(|token| TokenDigest::of(TOKENS[token].as_bytes()));
+            digest.map_or("[]".to_owned(), |digest| format!("- digest: {digest}\n"))
+        }
+
+        /// What is to be said of a token by these rows and another state's denial.
+        fn verdict(&self, denied: Option<usize>, token: usize) -> Option<Verdict> {
+            match self.rows[token] {
+                Some(Status::Disabled) => Some(Verdict::Disabled),
+                _ if denied == Some(token) => Some(Verdict::Denied),
+                Some(Status::Enabled) => Some(Verdict::Live),
+                None => None,
+            }
+        }
+    }
+
+    /// Random changes to both files against workers that decide all the time. Each decision must
+    /// fit the state in force, or one that was being applied while it was made.
+    #[test]
+    fn no_decision_contradicts_the_state_in_force() {
+        let mut random = fastrand::Rng::with_seed(20_261_122);
+        let mut bench = Bench::new("[]", "[]");
+        let first = State { rows: [None; TOKENS.len()], exchanged: false, denied: None };
+        let states = Mutex::new(vec![first]);
+        let in_force = AtomicUsize::new(0);
+        let over = AtomicBool::new(false);
+        let decide = |seat: Seat, clock: Clock| {
+            let mut decisions = 0;
+            while !over.load(Ordering::SeqCst) {
+                let token = decisions % TOKENS.len();
+                let oldest = in_force.load(Ordering::SeqCst);
+                let now = clock.now();
+                let judged = seat.judge(&TokenDigest::of(TOKENS[token].as_bytes()), &now);
+                let decision = match judged {
+                    Ok(Judgement::Known(held)) => Some(held.grant.judge(&now)),
+                    Ok(Judgement::Denied) => Some(Verdict::Denied),
+                    Ok(Judgement::Unknown) => None,
+                    Err(_) => continue,
+                };
+                let possible = states.lock().expect("not poisoned")[oldest..].to_vec();
+                let fits = |state: &State| {
+                    possible.iter().any(|other| state.verdict(other.denied, token) == decision)
+                };
+                assert!(possible.iter().any(fits), "{token}: {decision:?}");
+                decisions += 1;
+            }
+            decisions
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..3)
+                .map(|_| {
+                    let seat = bench.follower.authority.seat();
+                    let clock = bench.clock.clone();
+                    scope.spawn(|| decide(seat, clock))
+                })
+                .collect();
+            for number in 1..=150 {
+                let next = State::random(&mut random);
+                states.lock().expect("not poisoned").push(next);
+                bench.replace("deny.yaml", &next.deny());
+                bench.replace("credentials.yaml", &next.rows());
+                bench.pass(2);
+                in_force.store(number, Ordering::SeqCst);
+            }
+            over.store(true, Ordering::SeqCst);
+            for worker in workers {
+                assert!(worker.join().expect("every decision fits") > 1000);
+            }
+        });
     }
 }

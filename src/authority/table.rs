@@ -2,7 +2,6 @@
 //! rows and makes all changes; workers see the index.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -54,6 +53,9 @@ impl Table {
     /// Makes the table what a whole listing says, and calls `changed` for each digest whose meaning
     /// has just changed. A listing that is not newer than the last one changes nothing: no row goes
     /// back, and none that was removed returns.
+    ///
+    /// Old digests go last, so that a token which only moves from one row to another is known
+    /// throughout.
     pub fn replace(
         &mut self,
         listing: Vec<Credential>,
@@ -65,30 +67,28 @@ impl Table {
             return;
         }
         self.applied = revision;
-        let mut gone = std::mem::take(&mut self.rows);
+        let mut old_rows = std::mem::take(&mut self.rows);
+        let mut retired: Vec<(TokenDigest, Key)> = Vec::new();
         self.rows.reserve(listing.len());
         for credential in listing {
             let key = (credential.tenant.clone(), credential.id.clone());
-            let old = gone.remove(&key);
-            let same = old.as_ref().is_some_and(|old| **old == credential);
-            let row =
-                if same { old.clone().expect("it is the same") } else { Arc::new(credential) };
-            if !same {
-                if let Some(old) = old.filter(|old| old.digest != row.digest) {
-                    index.remove(&old.digest, &key);
-                    changed(&old.digest);
+            let row = match old_rows.remove(&key) {
+                Some(old) if *old == credential => old,
+                old => {
+                    let row = Arc::new(credential);
+                    index.0.insert(row.digest, Arc::clone(&row));
+                    changed(&row.digest);
+                    let rebound = old.filter(|old| old.digest != row.digest);
+                    retired.extend(rebound.map(|old| (old.digest, key.clone())));
+                    row
                 }
-                index.0.insert(row.digest, Arc::clone(&row));
-                changed(&row.digest);
-            }
-            match self.rows.entry(key) {
-                Entry::Vacant(place) => drop(place.insert(row)),
-                Entry::Occupied(_) => unreachable!("a listing has each credential once"),
-            }
+            };
+            self.rows.insert(key, row);
         }
-        for (key, row) in gone {
-            index.remove(&row.digest, &key);
-            changed(&row.digest);
+        retired.extend(old_rows.into_iter().map(|(key, row)| (row.digest, key)));
+        for (digest, owner) in retired {
+            index.remove(&digest, &owner);
+            changed(&digest);
         }
     }
 }
@@ -120,6 +120,20 @@ mod tests {
             table.replace(vec![row.clone()], Revision(late), &index, |_| {});
             assert_eq!(index.get(&row.digest), None);
         }
+    }
+
+    #[test]
+    fn a_token_that_moves_to_another_row_is_known_throughout() {
+        let (mut table, index) = (Table::new(), Index::new());
+        let row = |id, digest| credential(id, digest, Status::Enabled);
+        table.replace(vec![row(1, 1), row(2, 0)], Revision(1), &index, |_| {});
+        let moved = TokenDigest::of(&[1]);
+        let mut changes = 0;
+        table.replace(vec![row(1, 2), row(2, 1)], Revision(2), &index, |_| {
+            assert!(index.get(&moved).is_some(), "after change {changes}");
+            changes += 1;
+        });
+        assert_eq!(index.get(&moved).expect("a row").id.as_str(), "c-2");
     }
 
     #[test]

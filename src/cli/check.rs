@@ -1,5 +1,6 @@
 //! `check`: tells all faults at once, also those of the files that the config names.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use crate::config::yaml::Fault;
 use crate::config::{Config, Invalid};
 use crate::proxy::Settings;
 use crate::source::file::{CredentialReader, DenyList, Faults, Format};
+use crate::source::watch::{Look, WatchedFile};
 
 pub fn run(file: &ConfigFile, print: bool, output: &Output) -> Result<ExitCode, String> {
     let config = Config::load(&file.file);
@@ -44,22 +46,18 @@ fn examine(config: &Config, name: &str) -> (Vec<(&'static str, Value)>, Vec<Stri
     if let Some(proxy) = &config.proxy {
         facts.push(("listeners", json!(proxy.listeners.len())));
         facts.push(("routes", json!(proxy.routes.len())));
-        if let Err(fault) = Settings::new(proxy, &config.log) {
-            faults.push(fault);
-        }
+        faults.extend(Settings::new(proxy, &config.log).err().into_iter().flatten());
     }
-    let mut read =
-        |path: &std::path::Path, key: &'static str, count: CountRows<'_>| match std::fs::read(path)
-        {
-            Err(error) => faults.push(format!("{key}: {}: {error}", path.display())),
-            Ok(content) => match count(&content) {
-                Ok(rows) => facts.push((key, json!(rows))),
-                Err(Faults(told)) => {
-                    let line = |fault: &Fault| format!("{}: {fault}", path.display());
-                    faults.extend(told.iter().map(line));
-                }
-            },
-        };
+    let mut read = |path: &Path, key: &'static str, count: CountRows<'_>| match read_whole(path) {
+        Err(error) => faults.push(format!("{key}: {}: {error}", path.display())),
+        Ok(content) => match count(&content) {
+            Ok(rows) => facts.push((key, json!(rows))),
+            Err(Faults(told)) => {
+                let line = |fault: &Fault| format!("{}: {fault}", path.display());
+                faults.extend(told.iter().map(line));
+            }
+        },
+    };
     if let Some(file) = &config.credentials.file {
         let mut reader = CredentialReader::new(Format::of(&file.path));
         read(&file.path, "credentials.file", &mut |content| Ok(reader.read(content)?.len()));
@@ -68,6 +66,13 @@ fn examine(config: &Config, name: &str) -> (Vec<(&'static str, Value)>, Vec<Stri
         read(path, "credentials.deny", &mut |content| Ok(DenyList::read(content)?.len()));
     }
     (facts, faults)
+}
+
+fn read_whole(path: &Path) -> std::io::Result<Vec<u8>> {
+    match WatchedFile::new(path).look()? {
+        Look::Read { content, .. } => Ok(content),
+        Look::Same => unreachable!("the first look reads"),
+    }
 }
 
 type CountRows<'a> = &'a mut dyn FnMut(&[u8]) -> Result<usize, Faults>;

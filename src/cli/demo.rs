@@ -22,7 +22,7 @@ use crate::telemetry::metrics::Metrics;
 
 pub fn run() -> Result<ExitCode, String> {
     let log = Log { level: Level::Warn, format: LogFormat::Text, ..Log::default() };
-    Diagnostics::start(&log);
+    let _diagnostics = Diagnostics::start(&log);
     let folder = tempfile::Builder::new().prefix("scim-guard-demo-").tempdir();
     let folder = folder.map_err(|error| format!("cannot make a temporary folder: {error}"))?;
     let outcome = control_runtime()?.block_on(show(folder.path()));

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use http::{Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::{ConfigFile, Output};
@@ -13,9 +13,11 @@ use crate::authority::follow::Follower;
 use crate::authority::{Access, Authority};
 use crate::clock::Clock;
 use crate::credential::token::Shape;
-use crate::credential::{BearerToken, Credential, Expiry, TokenDigest};
+use crate::credential::{Credential, Expiry, TokenDigest};
 use crate::gate::{Gate, Permit, Refused};
-use crate::route::{Place, Routes, Target};
+use crate::refusal::{Outcome, Refusal};
+use crate::route::{Place, Routes, Target, Unclear};
+use crate::server::encode_query;
 use crate::telemetry::metrics::Metrics;
 
 /// The request in question.
@@ -42,21 +44,32 @@ pub fn run(file: &ConfigFile, request: &Request, output: &Output) -> Result<Exit
 
     let parts = http::Request::builder()
         .method(request.method.as_str())
-        .uri(&request.path)
+        .uri(as_parsed(&request.path))
         .header(header::HOST, &request.host)
         .body(())
         .map_err(|error| format!("that is no request: {error}"))?
         .into_parts()
         .0;
     let routes = Routes::new(&proxy.routes);
-    let place = Target::parse(&parts)
-        .and_then(|target| Ok((routes.find(&target)?, target.access(&parts.method))));
+    let target = match request.path.contains('#') {
+        true => Err(Unclear::Target("the request target has a fragment")),
+        false => Target::parse(&parts),
+    };
+    let place = target.and_then(|target| Ok((routes.find(&target)?, target.access(&parts.method))));
     let verdict = match place {
         Err(unclear) => Verdict::of(Err(Refused::from(unclear)), None),
         Ok((place, access)) => desk.judge(request, &parts.method, place.as_ref(), access)?,
     };
     output.print(&verdict.facts());
     Ok(if verdict.allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A target as the proxy's parser is shown it.
+fn as_parsed(target: &str) -> Vec<u8> {
+    match target.split_once('?') {
+        Some((path, query)) => [path.as_bytes(), b"?", &encode_query(query.as_bytes())].concat(),
+        None => target.as_bytes().to_vec(),
+    }
 }
 
 /// Where the question is decided.
@@ -74,26 +87,35 @@ impl Desk {
         place: Option<&Place<'_>>,
         access: Access,
     ) -> Result<Verdict, String> {
-        let admit = |digest| self.gate.admit_digest(digest, place, access, &self.clock.now());
+        let now = self.clock.now();
         if let Some(id) = &request.id {
-            let row = self.follower.credentials().find(|row| row.id.as_str() == id);
+            let tenant = place.map(|place| place.tenant.name);
+            let here = |row: &&Credential| Some(row.tenant.as_str()) == tenant;
+            let rows = || self.follower.credentials().filter(|row| row.id.as_str() == id);
+            let row = rows().find(here).or_else(|| rows().next());
             let row = row.ok_or_else(|| format!("no credential `{id}` is in the table"))?;
-            return Ok(Verdict::of(admit(row.digest), place));
+            return Ok(Verdict::of(self.gate.admit_digest(row.digest, place, access, &now), place));
         }
         let mut token = Vec::new();
         let read = std::io::stdin().lock().take(1 << 16).read_to_end(&mut token);
         read.map_err(|error| format!("cannot read the token from standard input: {error}"))?;
-        if token.is_empty() {
-            let headers = http::HeaderMap::new();
-            let outcome = self.gate.admit(method, &headers, place, access, &self.clock.now());
-            return Ok(Verdict::of(outcome, place));
+        let mut headers = HeaderMap::new();
+        if !token.is_empty() {
+            match HeaderValue::from_bytes(&[b"Bearer ", token.as_slice()].concat()) {
+                Ok(value) => drop(headers.insert(header::AUTHORIZATION, value)),
+                Err(_) => {
+                    let what = "no header can carry the token as it stands";
+                    let refused = Refusal::AuthorizationMalformed(what).into();
+                    let mut verdict = Verdict::of(Err(refused), place);
+                    verdict.hints = self.variants(&token);
+                    return Ok(verdict);
+                }
+            }
         }
-        let mut verdict = Verdict::of(admit(TokenDigest::of(&token)), place);
-        if BearerToken::parse(&token).is_none() {
-            verdict.hints.push("as it stands no Authorization header can carry it".to_owned());
-        }
+        let mut verdict =
+            Verdict::of(self.gate.admit(method, &headers, place, access, &now), place);
         if verdict.credential.is_none() {
-            verdict.hints.extend(self.variants(&token));
+            verdict.hints = self.variants(&token);
         }
         Ok(verdict)
     }
@@ -129,6 +151,7 @@ impl Desk {
 
 struct Verdict {
     allowed: bool,
+    decision: &'static str,
     status: Option<u16>,
     reason: &'static str,
     route: Option<String>,
@@ -138,17 +161,21 @@ struct Verdict {
 
 impl Verdict {
     fn of(outcome: Result<Permit, Refused>, place: Option<&Place<'_>>) -> Self {
-        let (allowed, status, reason, credential) = match outcome {
+        let route = place.map(|place| place.route.label.clone());
+        let hints = Vec::new();
+        match outcome {
             Ok(permit) => {
                 let credential = permit.credential().cloned();
-                (true, None, if credential.is_some() { "allowed" } else { "open" }, credential)
+                let reason = if credential.is_some() { "allowed" } else { "open" };
+                let decision = Outcome::Allowed.as_str();
+                Self { allowed: true, decision, status: None, reason, route, credential, hints }
             }
             Err(Refused { refusal, credential }) => {
-                (false, Some(refusal.status().as_u16()), refusal.reason(), credential)
+                let (decision, reason) = (refusal.outcome().as_str(), refusal.reason());
+                let status = Some(refusal.status().as_u16());
+                Self { allowed: false, decision, status, reason, route, credential, hints }
             }
-        };
-        let route = place.map(|place| place.route.label.clone());
-        Self { allowed, status, reason, route, credential, hints: Vec::new() }
+        }
     }
 
     fn facts(&self) -> Vec<(&'static str, Value)> {
@@ -158,7 +185,7 @@ impl Verdict {
             Expiry::Never => "never".to_owned(),
         });
         vec![
-            ("decision", json!(if self.allowed { "allowed" } else { "refused" })),
+            ("decision", json!(self.decision)),
             ("reason", json!(self.reason)),
             ("status", json!(self.status)),
             ("route", json!(self.route)),

@@ -13,13 +13,17 @@ use crate::source::watch::{Look, WatchedFile};
 use crate::telemetry::Diagnostics;
 
 pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
+    let mut watched = watch.then(|| WatchedFile::new(&file.file));
+    if let Some(watched) = &mut watched {
+        // What is loaded next is at least as new as this; an error is told by the loading.
+        let _ = watched.look();
+    }
     let config = file.load()?;
     let diagnostics = Diagnostics::start(&config.log);
     control_runtime()?.block_on(async {
         let mut signals = Signals::new()?;
         let app = App::start(config, Clock::system(), std::io::stdout());
         let mut app = app.map_err(|failure| failure.to_string())?;
-        let mut watched = watch.then(|| WatchedFile::new(&file.file));
         let hurried = loop {
             match signals.next(watched.as_mut()).await {
                 Event::Reload => reload(&mut app, file, &diagnostics),
@@ -107,15 +111,10 @@ impl Signals {
 async fn changed(watched: Option<&mut WatchedFile>) {
     let Some(file) = watched else { return std::future::pending().await };
     let mut ripening = false;
-    // The first look only learns what is in force.
-    let mut known = file.look().is_ok();
     loop {
         tokio::time::sleep(INTERVAL).await;
         match file.look() {
-            Ok(Look::Read { .. }) => {
-                ripening = known;
-                known = true;
-            }
+            Ok(Look::Read { .. }) => ripening = true,
             Ok(Look::Same) if ripening => return,
             Ok(Look::Same) | Err(_) => {}
         }

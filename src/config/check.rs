@@ -134,7 +134,11 @@ fn check_limits(limits: &Limits, faults: &mut Faults) {
         "proxy.limits.header_bytes",
         "must be between 8KiB and 1MiB",
     );
-    faults.add_if(limits.connections == 0, "proxy.limits.connections", "must be at least 1");
+    faults.add_if(
+        !(1..=1_000_000).contains(&limits.connections),
+        "proxy.limits.connections",
+        "must be between 1 and 1000000",
+    );
 }
 
 fn check_ports(config: &Config, proxy: &Proxy, faults: &mut Faults) {
@@ -158,7 +162,13 @@ fn check_credentials(credentials: &Credentials, faults: &mut Faults) {
         "credentials.source",
         "is file, and there is no file section: add file: { path: credentials.yaml }",
     );
-    positive(credentials.refresh, "credentials.refresh", faults);
+    let looks = Span::seconds(1);
+    faults.add_if(
+        credentials.refresh < looks,
+        "credentials.refresh",
+        "must be at least 1s: files are looked at once a second",
+    );
+    at_most(credentials.refresh, DAY, "credentials.refresh", faults);
     for (span, key) in
         [(credentials.max_stale.reads, "reads"), (credentials.max_stale.writes, "writes")]
     {
@@ -228,7 +238,11 @@ ops: { listen: 127.0.0.1:9090 }
             "listn:",
             &["unknown key: did you mean `listen`?", "`listen` is required"],
         );
-        check("source: file", "source: etcd", &["credentials.source: unknown variant `etcd`"]);
+        check(
+            "source: file",
+            "source: etcd",
+            &["credentials.source: this does not belong here: write file"],
+        );
         check("- tenant: z-1", "- tenant: 7", &["proxy.routes[0].tenant: write a tenant id"]);
     }
 

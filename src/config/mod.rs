@@ -6,6 +6,9 @@ pub mod value;
 pub mod yaml;
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -313,7 +316,7 @@ pub enum LogPath {
 impl Config {
     /// Reads a config file. Relative paths in it are meant from the file's own directory.
     pub fn load(path: &Path) -> Result<Self, Invalid> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = read_text(path).map_err(|error| {
             let what = format!("cannot be read: {error}");
             Invalid { file: path.to_owned(), faults: vec![Fault::of_file(what)] }
         })?;
@@ -389,6 +392,26 @@ impl Config {
     pub fn schema() -> String {
         let schema = schemars::schema_for!(Self);
         serde_json::to_string_pretty(&schema).expect("a schema is JSON")
+    }
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    open_regular(path)?.take(CONFIG_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+const CONFIG_BYTES_MAX: u64 = 16 << 20;
+
+/// Opens a file that can be read to its end: no pipe, which would wait for its writer, and no
+/// device.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("this is not a regular file"))
     }
 }
 

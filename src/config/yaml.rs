@@ -1,6 +1,7 @@
 //! YAML into types, with every fault at once and the line of each. The only file that knows
 //! which YAML library we use. It never prints what stands in the text: there may be a secret.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -62,7 +63,7 @@ impl Node {
             serde_saphyr::from_str_with_options(text, options).map_err(|error| Fault {
                 path: String::new(),
                 line: error.location().map_or(0, |location| location.line()),
-                what: format!("this is not YAML: {}", first_line(&error.to_string())),
+                what: format!("this is not YAML: {}", discreet(&error.to_string())),
             })?;
         Ok(Self::place(raw, String::new()))
     }
@@ -82,7 +83,7 @@ impl Node {
                 entries
                     .into_iter()
                     .map(|(key, item)| {
-                        let child = Self::place(item, join(&path, &key));
+                        let child = Self::place(item, join(&path, tellable(&key)));
                         (key, child)
                     })
                     .collect(),
@@ -142,13 +143,14 @@ impl Node {
             if !faults.iter().any(consequence) {
                 faults.push(Fault { path, line, what: complaint.what });
             }
-            if removed.is_none() {
+            if removed.is_none() || faults.len() == FAULTS_MAX {
                 faults.sort_by_key(|fault| fault.line);
                 return Decoded { value: None, faults };
             }
         }
     }
 
+    /// As serde wants it, without places.
     fn to_json(&self) -> Value {
         match &self.kind {
             Kind::Scalar(value) => value.clone(),
@@ -185,6 +187,9 @@ impl Node {
     }
 }
 
+/// Beyond this nobody reads on, and each costs another decoding.
+const FAULTS_MAX: usize = 100;
+
 /// Whether `path` is `outer` or lies within it.
 pub fn covers(outer: &str, path: &str) -> bool {
     let rest = path.strip_prefix(outer);
@@ -212,6 +217,13 @@ impl Complaint {
     fn of(error: &serde_path_to_error::Error<serde_json::Error>) -> Self {
         let mut place: Vec<Step> = error.path().iter().filter_map(step).collect();
         let message = error.inner().to_string();
+        if let Some((_, expected)) = message.split_once(", expected ")
+            && !message.starts_with("unknown field")
+        {
+            let wanted = if expected.starts_with("struct") { "keys and values" } else { expected };
+            let what = format!("this does not belong here: write {}", wanted.replace('`', ""));
+            return Self { place, what, missing: None };
+        }
         if let Some((key, known)) = unknown_key(&message) {
             if !matches!(place.last(), Some(Step::Key(last)) if last == key) {
                 place.push(Step::Key(key.to_owned()));
@@ -251,8 +263,20 @@ fn unknown_key_text(key: &str, known: &[&str]) -> String {
     }
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+/// The first line of a message without what it quotes from the text, but for single characters.
+fn discreet(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    if line.contains("duplicate") {
+        return "a key stands here twice".to_owned();
+    }
+    let parts = line.split(['`', '\'', '"']).enumerate();
+    parts.map(|(index, part)| if index % 2 == 1 && part.len() > 2 { "…" } else { part }).collect()
+}
+
+/// A key as it can be told. What does not look like one may be a secret.
+fn tellable(key: &str) -> &str {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_' || byte == b'-';
+    if key.len() <= 32 && key.bytes().all(plain) { key } else { "(a key)" }
 }
 
 /// What the parser hands over before paths are known.
@@ -311,9 +335,10 @@ impl<'de> serde::Deserialize<'de> for Raw {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
                 let mut entries: Vec<(String, Spanned<Raw>)> = Vec::new();
-                while let Some((key, value)) = map.next_entry()? {
-                    if entries.iter().any(|(known, _)| *known == key) {
-                        return Err(A::Error::custom(format!("the key `{key}` stands here twice")));
+                let mut known = HashSet::new();
+                while let Some((key, value)) = map.next_entry::<String, _>()? {
+                    if !known.insert(key.clone()) {
+                        return Err(A::Error::custom("duplicate key"));
                     }
                     entries.push((key, value));
                 }
@@ -381,9 +406,9 @@ books:
             [
                 "line 2, color: unknown key: known here are name, books",
                 "line 5, books[0].page: unknown key: did you mean `pages`?",
-                "line 6, books[1].pages: invalid value: integer `-1`, expected u32",
+                "line 6, books[1].pages: this does not belong here: write u32",
                 "line 8, books[2]: `title` is required here and missing: add it",
-                "line 9, books[3].title: invalid type: sequence, expected a string",
+                "line 9, books[3].title: this does not belong here: write a string",
             ]
         );
     }
@@ -393,7 +418,7 @@ books:
         let told = faults("name: a\nbooks: [\n").join("");
         assert!(told.contains("this is not YAML"), "{told}");
         let told = faults("name: a\nname: b\n").join("");
-        assert!(told.contains("name"), "{told}");
+        assert!(told.contains("line 2") && told.contains("stands here twice"), "{told}");
     }
 
     #[test]

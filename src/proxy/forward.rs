@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderMap, Response, StatusCode, Version, header};
+use http::{Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::headers::{self, Identity, Origin, is_trusted};
-use super::record::{CLIENT_GONE, Record};
+use super::record::Record;
 use super::upstream::{
-    Answer, AnswerBody, Connection, Failed, Failure, Interrupted, Outgoing, OutgoingBody, Patience,
-    Stream, exchange,
+    Answer, AnswerBody, Connection, Failure, Interrupted, Outgoing, OutgoingBody, Patience, Stream,
+    Upload, exchange, resolve,
 };
 use super::{Local, Proxy, Settings, Upstream};
 use crate::config::value::{Authorization, Segment};
@@ -24,7 +24,7 @@ use crate::gate::{Permit, Refused};
 use crate::refusal::Refusal;
 use crate::route::{Place, Target};
 use crate::server;
-use crate::server::timer::{Timer, Timers};
+use crate::server::timer::{Elapsed, Timer};
 
 /// A permitted request and all that is known about it.
 pub struct Forward<'a> {
@@ -40,43 +40,57 @@ pub struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Takes the body once it begins to send, and puts back what nobody read of it.
+    /// Takes the body, and puts back what nobody read of it.
     pub async fn send(
         &self,
         body: &mut Option<Incoming>,
         record: &mut Record,
     ) -> Result<Response<Body>, Refused> {
         let upstream = &self.settings.upstreams[self.place.route.index];
-        let body_bytes = self.settings.request_body;
         let announced = body.as_ref().and_then(|body| http_body::Body::size_hint(body).exact());
-        if announced.is_some_and(|bytes| bytes > body_bytes) {
-            return Err(Refusal::BodyTooLarge(body_bytes).into());
+        if announced.is_some_and(|bytes| bytes > self.settings.request_body) {
+            return Err(Refusal::BodyTooLarge.into());
         }
-        let timer = self.client.timers().timer();
-        let begun = self.proxy.local.clock.now();
         let patience = Patience {
             response: upstream.config.response_timeout.0,
             body_idle: self.settings.body_idle_timeout,
-            body_bytes,
+            body_bytes: self.settings.request_body,
         };
-        let check = || self.proxy.gate.confirm(self.permit, &self.proxy.local.clock.now());
-        let replayable = self.parts.method.is_safe() && announced == Some(0);
-        let mut connection = self.connect(upstream, replayable, &timer).await?;
-        let mut outgoing = self.outgoing(upstream, body, record);
+        let timer = self.client.timers().timer();
+        record.forwarding();
+        let mut upload = Upload::new(self.outgoing(upstream, body, record), patience);
+        let answer = self.exchange(upstream, &mut upload, &timer, record).await;
+        record.bytes_in = upload.bytes();
+        *body = upload.into_unsent();
+        if body.is_none() {
+            self.client.body_ended();
+        }
+        self.deliver(upstream, answer?, timer, record)
+    }
+
+    async fn exchange(
+        &self,
+        upstream: &Upstream,
+        upload: &mut Upload,
+        timer: &Timer,
+        record: &mut Record,
+    ) -> Result<Answer, Refused> {
+        let clock = &self.proxy.local.clock;
+        let check = || self.proxy.gate.confirm(self.permit, &clock.now());
+        let refused = |failure, record: &Record| self.refused(failure, upstream, record);
+        upload.prime(timer).await.map_err(|failure| refused(failure, record))?;
+        let begun = clock.now();
+        let mut connection = self.connect(upstream, timer).await?;
         loop {
-            match exchange(connection, outgoing, patience, &timer, check).await {
+            match exchange(connection, upload, timer, check).await {
                 Ok(answer) => {
                     record.answered(&begun);
-                    return self.deliver(upstream, answer, timer, body, record);
+                    return Ok(answer);
                 }
-                Err(Failed { why: Failure::HungUp, again: Some(again), .. }) => {
-                    connection = self.open(upstream, &timer).await?;
-                    outgoing = again;
+                Err(Failure::HungUp) if upload.rewind() => {
+                    connection = self.open(upstream, timer).await?;
                 }
-                Err(failed) => {
-                    *body = failed.unsent;
-                    return Err(self.refused(failed.why, upstream, record));
-                }
+                Err(failure) => return Err(refused(failure, record)),
             }
         }
     }
@@ -94,30 +108,21 @@ impl Forward<'_> {
                 Refusal::UpstreamBroken.into()
             }
             Failure::TimedOut => Refusal::UpstreamTimeout.into(),
-            Failure::BodyTooLarge => Refusal::BodyTooLarge(self.settings.request_body).into(),
+            Failure::BodyTooLarge => Refusal::BodyTooLarge.into(),
             Failure::BodyTimedOut => Refusal::BodyTimeout.into(),
-            Failure::BodyBroken => {
-                Refusal::FramingInvalid("the request's body is malformed or was cut short").into()
+            Failure::BodyCut => Refusal::ClientGone.into(),
+            Failure::BodyMalformed => {
+                Refusal::FramingInvalid("the request's body is malformed").into()
             }
         }
     }
 
-    /// A connection that waits in the pool, or a new one. Where a request can't be sent twice, one
-    /// that the backend has closed meanwhile is passed over.
-    async fn connect(
-        &self,
-        upstream: &Upstream,
-        replayable: bool,
-        timer: &Timer,
-    ) -> Result<Connection, Refused> {
+    /// A connection that waits in the pool, or a new one.
+    async fn connect(&self, upstream: &Upstream, timer: &Timer) -> Result<Connection, Refused> {
         let now = self.client.timers().coarse_millis();
-        loop {
-            let pooled = self.proxy.local.pool(upstream.number, |pool| pool.take(now));
-            match pooled {
-                Some(connection) if replayable || connection.is_quiet() => return Ok(connection),
-                Some(_) => {}
-                None => return self.open(upstream, timer).await,
-            }
+        match self.proxy.local.pool(upstream.number, |pool| pool.take(now)) {
+            Some(connection) => Ok(connection),
+            None => self.open(upstream, timer).await,
         }
     }
 
@@ -128,11 +133,9 @@ impl Forward<'_> {
         let begun = self.proxy.local.clock.now();
         let mut pause = Duration::from_millis(50);
         loop {
-            let attempt = Connection::open(&config.url);
-            let why = match timer.limit(config.connect_timeout.0, attempt).await {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "no answer".to_owned(),
+            let why = match self.attempt(upstream, timer).await {
+                Ok(connection) => return Ok(connection),
+                Err(why) => why,
             };
             let waited = self.proxy.local.clock.now().boot.since(begun.boot);
             if waited + pause > config.connect_wait.0 {
@@ -142,6 +145,24 @@ impl Forward<'_> {
             timer.pause(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
         }
+    }
+
+    /// Tries each address of the backend once.
+    async fn attempt(&self, upstream: &Upstream, timer: &Timer) -> Result<Connection, String> {
+        let limit = upstream.config.connect_timeout.0;
+        let addresses = match timer.limit(limit, resolve(&upstream.config.url)).await {
+            Ok(addresses) => addresses.map_err(|error| error.to_string())?,
+            Err(Elapsed) => return Err("its name was not resolved in time".to_owned()),
+        };
+        let mut why = "its name has no address".to_owned();
+        for address in addresses {
+            why = match timer.limit(limit, Connection::open(address)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => format!("{address}: {error}"),
+                Err(Elapsed) => format!("{address}: no answer within connect_timeout"),
+            };
+        }
+        Err(why)
     }
 
     fn outgoing(
@@ -210,7 +231,7 @@ impl Forward<'_> {
             head.put_slice(b"/");
             head.put_slice(match segment {
                 Segment::Literal(text) => text.as_bytes(),
-                Segment::Tenant => self.place.tenant.as_str().as_bytes(),
+                Segment::Tenant => self.place.tenant.name.as_bytes(),
             });
         }
         head.put_slice(self.place.rest.as_bytes());
@@ -229,11 +250,8 @@ impl Forward<'_> {
         upstream: &Arc<Upstream>,
         answer: Answer,
         timer: Timer,
-        body: &mut Option<Incoming>,
         record: &mut Record,
     ) -> Result<Response<Body>, Refused> {
-        record.bytes_in = answer.bytes_sent;
-        *body = answer.unsent;
         let ours = upstream.config.authorization != Authorization::Keep;
         if answer.status == StatusCode::UNAUTHORIZED && ours && self.permit.credential().is_some() {
             tracing::error!(url = %upstream.config.url, "the backend refuses this proxy with 401");
@@ -244,7 +262,7 @@ impl Forward<'_> {
         let content = match answer.body {
             AnswerBody::Whole(bytes, connection) => {
                 if let Some(connection) = connection {
-                    local.keep(upstream.number, connection, self.client);
+                    local.keep(upstream.number, connection);
                 }
                 Content::Whole(bytes)
             }
@@ -254,12 +272,10 @@ impl Forward<'_> {
                 patience: upstream.config.response_timeout.0,
                 local: Rc::clone(local),
                 upstream: upstream.number,
-                timers: self.client.timers().clone(),
             })),
         };
         let mut response = Response::new(Body { content, record: None });
         *response.status_mut() = answer.status;
-        *response.version_mut() = Version::HTTP_11;
         *response.headers_mut() = answer.headers;
         Ok(response)
     }
@@ -282,7 +298,14 @@ struct Streaming {
     patience: Duration,
     local: Rc<Local>,
     upstream: u64,
-    timers: Timers,
+}
+
+impl Streaming {
+    fn end(&mut self) {
+        if let Some(connection) = self.stream.release() {
+            self.local.keep(self.upstream, connection);
+        }
+    }
 }
 
 impl Body {
@@ -335,6 +358,10 @@ impl http_body::Body for Body {
         ));
         match piece {
             Some(Ok(bytes)) => {
+                // Nobody asks again once the announced length has come.
+                if streaming.stream.length() == Some(0) {
+                    streaming.end();
+                }
                 if let Some(record) = &mut this.record {
                     record.bytes_out += bytes.len() as u64;
                 }
@@ -342,11 +369,7 @@ impl http_body::Body for Body {
             }
             Some(Err(why)) => Poll::Ready(Some(Err(this.interrupted(why)))),
             None => {
-                if let Some(connection) = streaming.stream.release() {
-                    let now = streaming.timers.coarse_millis();
-                    streaming.local.pool(streaming.upstream, |pool| pool.put(connection, now));
-                }
-                this.record = None;
+                streaming.end();
                 Poll::Ready(None)
             }
         }
@@ -375,12 +398,7 @@ impl Drop for Body {
         if let (Content::Streamed(streaming), Some(record)) = (&self.content, &mut self.record)
             && !streaming.stream.is_ended()
         {
-            record.broken(CLIENT_GONE);
+            record.client_gone();
         }
     }
-}
-
-/// Whether the client waits for `100 Continue` before it sends its body.
-pub fn expects_continue(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::EXPECT)
 }

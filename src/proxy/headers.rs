@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, header};
 use crate::config::value::Network;
 use crate::credential::Credential;
 use crate::refusal::REQUEST_ID;
+use crate::route::host_name;
 
 /// Whether a header concerns only the hop between two peers (RFC 9110 section 7.6.1). `name` is in
 /// lower case.
@@ -89,13 +90,16 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
-/// Whether a backend could take this name for a header that only we set. Many frameworks fold `-`,
+/// Whether a backend could take this name for a header that only we set, or that frames a message. Many frameworks fold `-`,
 /// `_` and `.` into one, so all spellings are the same name. What a trusted proxy says beside the
 /// three headers that we set ourselves passes.
 fn is_ours(name: &str, from_trusted_proxy: bool) -> bool {
     let folded;
     let name = if name.contains(['_', '.']) {
         folded = name.replace(['_', '.'], "-");
+        if is_hop_by_hop(&folded) || folded == "content-length" {
+            return true;
+        }
         folded.as_str()
     } else {
         name
@@ -126,7 +130,9 @@ impl<'a> Origin<'a> {
         }
         Self {
             client: forwarded_for(headers, trusted).unwrap_or(peer),
-            host: single(headers, FORWARDED_HOST).filter(|it| is_host(it)).unwrap_or(host),
+            host: single(headers, FORWARDED_HOST)
+                .filter(|it| host_name(it).is_some())
+                .unwrap_or(host),
             proto: match single(headers, FORWARDED_PROTO) {
                 Some("https") => "https",
                 _ => "http",
@@ -162,18 +168,13 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     value.and_then(|value| value.to_str().ok())
 }
 
-fn is_host(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-    !text.is_empty() && text.bytes().all(allowed)
-}
-
 /// The client's request id if it is one that can be logged, else a new one.
 pub fn request_id(headers: &HeaderMap) -> String {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let usable = |id: &&str| {
         (1..=64).contains(&id.len())
             && id.bytes().all(allowed)
-            && !id.starts_with(crate::credential::token::PREFIX)
+            && !id.contains(crate::credential::token::PREFIX)
     };
     match single(headers, REQUEST_ID.as_str()).filter(usable) {
         Some(id) => id.to_owned(),
@@ -284,6 +285,9 @@ mod tests {
             ("X-Forwarded-Prefix", "/evil"),
             ("Forwarded", "for=8.8.8.8"),
             ("x_request_id", "x"),
+            ("content_length", "9"),
+            ("transfer_encoding", "chunked"),
+            ("proxy_authorization", "Basic x"),
         ];
         assert_eq!(written(&forged, false, false), OURS);
     }

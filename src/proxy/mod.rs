@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::header::EXPECT;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -23,14 +24,13 @@ use crate::clock::Clock;
 use crate::config::value::{Authorization, Network};
 use crate::config::{self, LogPath};
 use crate::gate::{Gate, Refused};
-use crate::refusal::Refusal;
-use crate::route::{Routes, Target};
+use crate::route::{Routes, Target, Unclear};
 use crate::server::timer::Timers;
-use crate::server::{Connection, RawTarget, Service};
-use crate::source::watch::{Look, WatchedFile};
+use crate::server::{Connection, Service, Unshown};
+use crate::source::watch::{Step, Tracked};
 use crate::telemetry::access::LineBuffer;
 use crate::telemetry::metrics::Metrics;
-use forward::{Body, Forward, expects_continue};
+use forward::{Body, Forward};
 use record::{FACE, Record};
 use upstream::{Pool, Pools};
 
@@ -47,25 +47,29 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Fails if a secret cannot be read; the text names the key and the file.
-    pub fn new(proxy: &config::Proxy, log: &config::Log) -> Result<Self, String> {
-        let upstream = |(index, route): (usize, &config::Route)| {
-            Upstream::new(&route.upstream)
-                .map(Arc::new)
-                .map_err(|what| format!("proxy.routes[{index}].upstream.authorization: {what}"))
-        };
+    /// Fails if secrets cannot be read; each text names the key and the file.
+    pub fn new(proxy: &config::Proxy, log: &config::Log) -> Result<Self, Vec<String>> {
+        let mut faults = Vec::new();
+        let mut upstreams = Vec::new();
+        for (index, route) in proxy.routes.iter().enumerate() {
+            match Upstream::new(&route.upstream) {
+                Ok(upstream) => upstreams.push(Arc::new(upstream)),
+                Err(what) => {
+                    faults.push(format!("proxy.routes[{index}].upstream.authorization: {what}"));
+                }
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
         Ok(Self {
             routes: Routes::new(&proxy.routes),
-            upstreams: proxy.routes.iter().enumerate().map(upstream).collect::<Result<_, _>>()?,
+            upstreams,
             trusted_proxies: proxy.trusted_proxies.clone(),
             request_body: proxy.limits.request_body.0,
             body_idle_timeout: proxy.limits.body_idle_timeout.0,
             access: log.access.then_some(log.path),
         })
-    }
-
-    pub fn routes(&self) -> &Routes {
-        &self.routes
     }
 
     /// Looks whether secrets have changed. One that cannot be read stays as it was.
@@ -81,7 +85,7 @@ pub struct Upstream {
     config: config::Upstream,
     url_authority: String,
     secret: ArcSwapOption<HeaderValue>,
-    secret_file: Option<Mutex<WatchedFile>>,
+    secret_file: Option<Mutex<Tracked<HeaderValue>>>,
 }
 
 impl Upstream {
@@ -93,37 +97,37 @@ impl Upstream {
             url_authority: config.url.authority(),
             secret: ArcSwapOption::empty(),
             secret_file: match &config.authorization {
-                Authorization::File(path) => Some(Mutex::new(WatchedFile::new(path))),
+                Authorization::File(path) => {
+                    Some(Mutex::new(Tracked::new("upstream.authorization", path)))
+                }
                 Authorization::Remove | Authorization::Keep => None,
             },
         };
-        upstream.read_secret()?;
-        Ok(upstream)
+        upstream.refresh_secret();
+        match (&upstream.secret_file, upstream.secret()) {
+            (Some(file), None) => {
+                let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                let fault = file.fault().unwrap_or_default();
+                Err(format!("{}: {fault}", file.path().display()))
+            }
+            _ => Ok(upstream),
+        }
     }
 
     fn secret(&self) -> Option<Arc<HeaderValue>> {
         self.secret.load_full()
     }
 
-    fn read_secret(&self) -> Result<(), String> {
-        let Some(file) = &self.secret_file else { return Ok(()) };
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = |what: &dyn std::fmt::Display, file: &WatchedFile| {
-            format!("{}: {what}", file.path().display())
-        };
-        let content = match file.look() {
-            Ok(Look::Read { content, .. }) => content,
-            Ok(Look::Same) => return Ok(()),
-            Err(error) => return Err(told(&error, &file)),
-        };
-        let value = headers::secret_value(&content).map_err(|what| told(&what, &file))?;
-        self.secret.store(Some(Arc::new(value)));
-        Ok(())
-    }
-
+    /// A changed secret counts when two looks agree on it, the first one at once.
     fn refresh_secret(&self) {
-        if let Err(what) = self.read_secret() {
-            tracing::error!("upstream.authorization: {what}: the last good one stays in force");
+        let Some(file) = &self.secret_file else { return };
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        match file.step(|content| headers::secret_value(content).map_err(str::to_owned)) {
+            Step::Apply(value) => self.secret.store(Some(Arc::new(value))),
+            Step::Preview(value) if self.secret.load().is_none() => {
+                self.secret.store(Some(Arc::new(value.clone())));
+            }
+            Step::Preview(_) | Step::Confirm | Step::Wait => {}
         }
     }
 }
@@ -158,8 +162,8 @@ impl Local {
         act(self.pools.borrow_mut().entry(upstream).or_default())
     }
 
-    fn keep(&self, upstream: u64, connection: upstream::Connection, client: &Connection) {
-        let now = client.timers().coarse_millis();
+    fn keep(&self, upstream: u64, connection: upstream::Connection) {
+        let now = self.timers.coarse_millis();
         self.pool(upstream, |pool| pool.put(connection, now));
     }
 }
@@ -187,9 +191,12 @@ impl Proxy {
         client: &Connection,
         record: &mut Record,
     ) -> Result<Response<Body>, Refused> {
-        let RawTarget { query: raw_query, fragment } = client.raw_target();
+        let Unshown { query: raw_query, fragment, two_lengths } = client.unshown();
+        if two_lengths {
+            return Err(Unclear::Framing("the length of the body is told more than once").into());
+        }
         if fragment {
-            return Err(Refusal::TargetAmbiguous("the request target has a fragment").into());
+            return Err(Unclear::Target("the request target has a fragment").into());
         }
         let target = Target::parse(parts)?;
         let place = settings.routes.find(&target)?; // Known now, told only after authentication.
@@ -217,15 +224,16 @@ impl Service for Proxy {
     async fn call(&self, request: Request<Incoming>, client: &Connection) -> Response<Body> {
         let settings = self.shared.settings.load_full();
         let (parts, body) = request.into_parts();
-        let mut record = Record::open(&self.local, &parts, client.peer.ip(), settings.access);
+        let mut record = Record::open(&self.local, &parts, client, settings.access);
         let mut body = Some(body);
         let served = self.serve(&settings, &parts, &mut body, client, &mut record).await;
         let response = served.unwrap_or_else(|refused| {
             record.refused(&refused);
             refused.refusal.response(&record.request_id).map(Body::whole)
         });
-        // A client that waits for `100 Continue` sends no body after another answer.
-        if let Some(body) = body.filter(|_| !expects_continue(&parts.headers)) {
+        // A client that still waits for `100 Continue` sends no body after another answer.
+        let waits = !record.has_forwarded() && parts.headers.contains_key(EXPECT);
+        if let Some(body) = body.filter(|_| !waits) {
             client.discard(body);
         }
         response.map(|body| body.follow(record)) // Told when the last byte has gone.

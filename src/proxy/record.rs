@@ -15,8 +15,9 @@ use crate::clock::Now;
 use crate::config::LogPath;
 use crate::credential::Credential;
 use crate::gate::Refused;
-use crate::refusal::Outcome;
+use crate::refusal::{Outcome, Refusal};
 use crate::route::{Place, Route};
+use crate::server::{Connection, Fate};
 use crate::telemetry::access::Line;
 
 pub struct Record {
@@ -32,12 +33,14 @@ pub struct Record {
     user_agent: Option<HeaderValue>,
     route: Option<Arc<Route>>,
     decided: bool,
+    forwarding: bool,
     credential: Option<Arc<Credential>>,
     status: u16,
     outcome: Outcome,
     reason: &'static str,
     upstream: Option<Duration>,
     logged: Option<LogPath>,
+    fate: Fate,
 }
 
 impl Record {
@@ -45,14 +48,15 @@ impl Record {
     pub(super) fn open(
         local: &Rc<Local>,
         parts: &Parts,
-        peer: IpAddr,
+        connection: &Connection,
         logged: Option<LogPath>,
     ) -> Self {
         local.metrics.requests_in_flight.inc();
         Self {
             request_id: request_id(&parts.headers),
             trace: Trace::new(&parts.headers),
-            client: peer.to_canonical(),
+            client: connection.peer.ip().to_canonical(),
+            fate: connection.fate(),
             bytes_in: 0,
             bytes_out: 0,
             local: Rc::clone(local),
@@ -62,10 +66,11 @@ impl Record {
             user_agent: parts.headers.get(header::USER_AGENT).cloned(),
             route: None,
             decided: false,
+            forwarding: false,
             credential: None,
             status: 0,
-            outcome: Outcome::Failed,
-            reason: CLIENT_GONE,
+            outcome: Refusal::ClientGone.outcome(),
+            reason: Refusal::ClientGone.reason(),
             upstream: None,
             logged,
         }
@@ -84,6 +89,15 @@ impl Record {
         self.local.decision_duration.observe(self.elapsed().as_secs_f64());
         self.decided = true;
         self.credential = credential.cloned();
+    }
+
+    /// From now on the request's body is asked for.
+    pub fn forwarding(&mut self) {
+        self.forwarding = true;
+    }
+
+    pub fn has_forwarded(&self) -> bool {
+        self.forwarding
     }
 
     /// The head of the backend's answer is here.
@@ -110,6 +124,11 @@ impl Record {
         self.status = refusal.status().as_u16();
         self.outcome = refusal.outcome();
         self.reason = refusal.reason();
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn client_gone(&mut self) {
+        self.broken(Refusal::ClientGone.reason());
     }
 
     /// The answer could not be finished.
@@ -151,6 +170,11 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        // It may have been us who went away.
+        if let Some(limit) = self.fate.get().filter(|_| self.reason == Refusal::ClientGone.reason())
+        {
+            self.reason = limit;
+        }
         let duration = self.elapsed();
         let metrics = &self.local.metrics;
         metrics.requests_in_flight.dec();
@@ -180,4 +204,3 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 pub const FACE: &str = "proxy";
-pub const CLIENT_GONE: &str = "client_gone";

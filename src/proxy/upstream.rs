@@ -16,7 +16,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use rustix::net::RecvFlags;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 
 use super::headers::{connection_options, is_hop_by_hop};
 use crate::config::value::UpstreamUrl;
@@ -35,10 +35,16 @@ struct Idle {
 }
 
 impl Pool {
-    /// The connection used last, which is the likeliest to be alive.
+    /// The connection used last, which is the likeliest to be alive. One that the backend has
+    /// closed, or on which it said something unasked, is passed over: nothing may be lost on it,
+    /// and no answer be taken for another.
     pub fn take(&mut self, now: u64) -> Option<Connection> {
-        let idle = self.idle.pop()?;
-        (idle.until > now).then_some(idle.connection)
+        while let Some(idle) = self.idle.pop() {
+            if idle.until > now && idle.connection.is_quiet() {
+                return Some(idle.connection);
+            }
+        }
+        None
     }
 
     pub fn put(&mut self, mut connection: Connection, now: u64) {
@@ -63,6 +69,14 @@ const IDLE_CONNECTIONS_MAX: usize = 256;
 /// Shorter than what Node (5 s) and uvicorn (5 s) wait before they close.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
+/// The addresses of a backend.
+pub async fn resolve(url: &UpstreamUrl) -> io::Result<Vec<SocketAddr>> {
+    match url.host.parse::<IpAddr>() {
+        Ok(address) => Ok(vec![SocketAddr::new(address, url.port)]),
+        Err(_) => Ok(lookup_host((url.host.as_str(), url.port)).await?.collect()),
+    }
+}
+
 /// A connection to a backend, between two requests or within one.
 pub struct Connection {
     stream: TcpStream,
@@ -72,18 +86,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Makes one attempt at each address that the name has.
-    pub async fn open(url: &UpstreamUrl) -> io::Result<Self> {
-        let stream = match url.host.parse::<IpAddr>() {
-            Ok(address) => TcpStream::connect(SocketAddr::new(address, url.port)).await,
-            Err(_) => TcpStream::connect((url.host.as_str(), url.port)).await,
-        }?;
+    pub async fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, received: BytesMut::new(), reused: false, keep_alive: KEEP_ALIVE })
     }
 
     /// Whether the backend has said nothing and not hung up, as far as has arrived here.
-    pub fn is_quiet(&self) -> bool {
+    fn is_quiet(&self) -> bool {
         let mut byte = [0];
         let peeked =
             rustix::net::recv(&self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
@@ -100,14 +110,12 @@ impl Connection {
 }
 
 /// What goes to the backend.
-#[derive(Debug)]
 pub struct Outgoing {
     pub method: Method,
     pub head: BytesMut,
     pub body: OutgoingBody,
 }
 
-#[derive(Debug)]
 pub enum OutgoingBody {
     None,
     /// Its length stands in the head.
@@ -135,24 +143,9 @@ pub enum Failure<E> {
     BodyTooLarge,
     /// The client's body came to a halt.
     BodyTimedOut,
-    /// The client's body is malformed or was cut short.
-    BodyBroken,
-}
-
-/// An exchange without an answer.
-#[derive(Debug)]
-pub struct Failed<E> {
-    pub why: Failure<E>,
-    /// The request once more, if it may be sent again.
-    pub again: Option<Outgoing>,
-    /// What was not read of the request's body.
-    pub unsent: Option<Incoming>,
-}
-
-impl<E> From<&'static str> for Failed<E> {
-    fn from(what: &'static str) -> Self {
-        Self { why: Failure::Broken(what), again: None, unsent: None }
-    }
+    BodyMalformed,
+    /// The client went away within its body.
+    BodyCut,
 }
 
 /// A backend's answer, of whose body more may have to come.
@@ -160,9 +153,6 @@ pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: AnswerBody,
-    /// What the backend did not want of the request's body.
-    pub unsent: Option<Incoming>,
-    pub bytes_sent: u64,
 }
 
 pub enum AnswerBody {
@@ -171,179 +161,178 @@ pub enum AnswerBody {
     Streamed(Stream),
 }
 
-/// Sends a request and reads the head of the answer. `check` is called right before the first
-/// byte is written, in the same turn of the worker's loop.
+/// Sends a request and reads the head of the answer, and the body if it is short. `check` is called
+/// right before the first byte is written, in the same turn of the worker's loop.
 pub async fn exchange<E>(
     mut connection: Connection,
-    outgoing: Outgoing,
-    patience: Patience,
+    upload: &mut Upload,
     timer: &Timer,
-    check: impl FnOnce() -> Result<(), E>,
-) -> Result<Answer, Failed<E>> {
-    let method = outgoing.method.clone();
-    let mut sending = Sending::new(outgoing, patience, check);
-    timer.arm(patience.response);
-    let head =
-        poll_fn(|context| poll_exchange(&mut connection, &mut sending, timer, context)).await;
-    timer.disarm();
-    let head = match head {
-        Ok(head) => head,
-        Err(why) => {
-            let again = matches!(why, Failure::HungUp).then(|| sending.again()).flatten();
-            return Err(Failed { why, again, unsent: sending.into_unsent() });
+    check: impl Fn() -> Result<(), E>,
+) -> Result<Answer, Failure<E>> {
+    timer.arm(upload.patience.response);
+    let head = poll_fn(|context| {
+        if !upload.begun {
+            check().map_err(Failure::Withdrawn)?;
         }
-    };
-    let complete = sending.is_complete();
-    let framing = framing(&method, &head);
+        poll_exchange(&mut connection, upload, timer, context)
+    })
+    .await;
+    timer.disarm();
+    let head = head?;
+    let framing = framing(&upload.method, &head);
     if let Some(keep_alive) = head.keep_alive {
         connection.keep_alive = keep_alive;
     }
-    let reusable = complete && head.reusable && framing != Framing::UntilClose;
+    let reusable = upload.is_complete() && head.reusable && framing != Framing::UntilClose;
     let mut stream = Stream { connection: Some(connection), framing, reusable, ended: false };
-    let gathered = poll_fn(|context| stream.poll_gather(context, timer, patience.response)).await;
+    let response = upload.patience.response;
+    let gathered = poll_fn(|context| stream.poll_gather(context, timer, response)).await;
     timer.disarm();
-    if let Err(why) = gathered {
-        let why = match why {
-            Interrupted::Broken(what) => Failure::Broken(what),
-            Interrupted::TimedOut => Failure::TimedOut,
-        };
-        return Err(Failed { why, again: None, unsent: sending.into_unsent() });
-    }
+    gathered.map_err(|why| match why {
+        Interrupted::Broken(what) => Failure::Broken(what),
+        Interrupted::TimedOut => Failure::TimedOut,
+    })?;
     let body = match stream.take_whole() {
         Some((bytes, connection)) => AnswerBody::Whole(bytes, connection),
         None => AnswerBody::Streamed(stream),
     };
-    let Head { status, headers, .. } = head;
-    Ok(Answer { status, headers, body, bytes_sent: sending.bytes, unsent: sending.into_unsent() })
+    Ok(Answer { status: head.status, headers: head.headers, body })
 }
 
 /// Writes what can be written and reads what has come, until the head of the answer is there.
-fn poll_exchange<E, C: FnOnce() -> Result<(), E>>(
+fn poll_exchange<E>(
     connection: &mut Connection,
-    sending: &mut Sending<E, C>,
+    upload: &mut Upload,
     timer: &Timer,
     context: &mut Context<'_>,
 ) -> Poll<Result<Head, Failure<E>>> {
-    let before = sending.progress;
-    let written = sending.poll(&mut connection.stream, context);
-    if let Poll::Ready(Err(failure)) = written {
+    let before = upload.progress;
+    if let Poll::Ready(Err(failure)) = upload.poll(&mut connection.stream, context) {
         return Poll::Ready(Err(failure));
     }
-    if sending.progress != before {
-        let waits_for_client = sending.waits_for_client;
-        timer.arm(if waits_for_client {
-            sending.patience.body_idle
-        } else {
-            sending.patience.response
-        });
+    if upload.progress != before {
+        timer.arm(upload.next_patience());
     }
-    if sending.has_begun() {
-        loop {
-            match Head::parse(&mut connection.received) {
-                Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                Ok(None) => {}
-                Err(what) => return Poll::Ready(Err(Failure::Broken(what))),
+    loop {
+        match Head::parse(&mut connection.received, &mut upload.interim) {
+            Ok(Some(head)) => return Poll::Ready(Ok(head)),
+            Ok(None) => {}
+            Err(what) => return Poll::Ready(Err(Failure::Broken(what))),
+        }
+        match connection.poll_receive(context, HEAD_ROOM) {
+            Poll::Ready(Ok(bytes)) if bytes > 0 => {}
+            Poll::Ready(_) if connection.reused && connection.received.is_empty() => {
+                return Poll::Ready(Err(Failure::HungUp));
             }
-            match connection.poll_receive(context, HEAD_ROOM) {
-                Poll::Ready(Ok(bytes)) if bytes > 0 => {}
-                Poll::Ready(_) if connection.reused && connection.received.is_empty() => {
-                    return Poll::Ready(Err(Failure::HungUp));
-                }
-                Poll::Ready(_) => return Poll::Ready(Err(Failure::Broken("no complete head"))),
-                Poll::Pending => break,
-            }
+            Poll::Ready(_) => return Poll::Ready(Err(Failure::Broken("no complete head"))),
+            Poll::Pending => break,
         }
     }
     ready!(timer.poll_elapsed(context));
-    Poll::Ready(Err(match sending.waits_for_client {
-        true => Failure::BodyTimedOut,
-        false => Failure::TimedOut,
-    }))
+    Poll::Ready(Err(upload.timed_out()))
 }
 
 const HEAD_ROOM: usize = 8 << 10;
 
 /// A request on its way out.
-struct Sending<E, C: FnOnce() -> Result<(), E>> {
+pub struct Upload {
     method: Method,
-    head: Bytes,
+    /// The head once more, where the request may be sent twice.
+    spare: Bytes,
     body: OutgoingBody,
     /// Written before `data`: the head, and the frames of chunks.
     frame: BytesMut,
     data: Bytes,
-    check: Option<C>,
     patience: Patience,
     /// The backend takes no more; it may have answered.
     halted: bool,
     waits_for_client: bool,
+    /// Whether a byte has been written.
+    begun: bool,
     /// Raised whenever something moved.
     progress: u64,
     /// Of the body, so far.
     bytes: u64,
+    /// Interim answers so far.
+    interim: u32,
 }
 
-impl<E, C: FnOnce() -> Result<(), E>> Sending<E, C> {
-    fn new(outgoing: Outgoing, patience: Patience, check: C) -> Self {
+impl Upload {
+    pub fn new(outgoing: Outgoing, patience: Patience) -> Self {
         let Outgoing { method, head, body } = outgoing;
-        let replayable = matches!(body, OutgoingBody::None);
-        let kept = if replayable { Bytes::copy_from_slice(&head) } else { Bytes::new() };
+        // Sending it twice is safe (RFC 9110 section 9.2.2), and there is nothing else to send.
+        let safe = method == Method::GET || method == Method::HEAD;
+        let spare = match body {
+            OutgoingBody::None if safe => Bytes::copy_from_slice(&head),
+            _ => Bytes::new(),
+        };
         Self {
             method,
-            head: kept,
+            spare,
             body,
             frame: head,
             data: Bytes::new(),
-            check: Some(check),
             patience,
             halted: false,
             waits_for_client: false,
+            begun: false,
             progress: 0,
             bytes: 0,
+            interim: 0,
         }
     }
 
-    fn has_begun(&self) -> bool {
-        self.check.is_none()
+    /// Waits for the first piece of the body. What follows then waits for the backend alone, and
+    /// head and piece go out in one write.
+    pub async fn prime<E>(&mut self, timer: &Timer) -> Result<(), Failure<E>> {
+        let patience = self.patience.body_idle;
+        let piece = poll_fn(|context| self.poll_fill(context));
+        timer.limit(patience, piece).await.unwrap_or(Err(Failure::BodyTimedOut))
     }
 
-    fn is_complete(&self) -> bool {
-        matches!(self.body, OutgoingBody::None) && self.frame.is_empty() && self.data.is_empty()
+    /// Makes ready to send all of it again; false if that is not safe.
+    pub fn rewind(&mut self) -> bool {
+        self.frame = BytesMut::from(&self.spare[..]);
+        (self.halted, self.begun) = (false, false);
+        !self.spare.is_empty()
     }
 
-    fn into_unsent(self) -> Option<Incoming> {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What was not read of the body.
+    pub fn into_unsent(self) -> Option<Incoming> {
         match self.body {
             OutgoingBody::None => None,
             OutgoingBody::Sized(body) | OutgoingBody::Chunked(body) => Some(body),
         }
     }
 
-    /// The request once more, if sending it twice is safe (RFC 9110 section 9.2.2) and it had no
-    /// body.
-    fn again(&mut self) -> Option<Outgoing> {
-        let safe = self.method == Method::GET || self.method == Method::HEAD;
-        (safe && !self.head.is_empty()).then(|| Outgoing {
-            method: self.method.clone(),
-            head: BytesMut::from(&self.head[..]),
-            body: OutgoingBody::None,
-        })
+    fn is_complete(&self) -> bool {
+        matches!(self.body, OutgoingBody::None) && self.frame.is_empty() && self.data.is_empty()
+    }
+
+    fn next_patience(&self) -> Duration {
+        if self.waits_for_client { self.patience.body_idle } else { self.patience.response }
+    }
+
+    fn timed_out<E>(&self) -> Failure<E> {
+        if self.waits_for_client { Failure::BodyTimedOut } else { Failure::TimedOut }
     }
 
     /// Ready when all is written, or the backend takes no more.
-    fn poll(
+    fn poll<E>(
         &mut self,
         stream: &mut TcpStream,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Failure<E>>> {
         loop {
-            let fresh = self.check.is_some();
-            if self.data.is_empty() && (fresh || self.frame.is_empty()) {
+            if self.frame.is_empty() && self.data.is_empty() {
                 ready!(self.poll_fill(context))?;
             }
             if self.halted || (self.frame.is_empty() && self.data.is_empty()) {
                 return Poll::Ready(Ok(()));
-            }
-            if let Some(check) = self.check.take() {
-                check().map_err(Failure::Withdrawn)?;
             }
             let slices = [io::IoSlice::new(&self.frame), io::IoSlice::new(&self.data)];
             let used = if self.data.is_empty() { &slices[..1] } else { &slices[..] };
@@ -356,6 +345,7 @@ impl<E, C: FnOnce() -> Result<(), E>> Sending<E, C> {
     }
 
     fn advance(&mut self, written: usize) {
+        self.begun = true;
         self.progress += 1;
         let of_frame = written.min(self.frame.len());
         self.frame.advance(of_frame);
@@ -363,7 +353,7 @@ impl<E, C: FnOnce() -> Result<(), E>> Sending<E, C> {
     }
 
     /// Gets the next piece of the body, if there is a body.
-    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure<E>>> {
+    fn poll_fill<E>(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure<E>>> {
         let (body, chunked) = match &mut self.body {
             OutgoingBody::None => return Poll::Ready(Ok(())),
             OutgoingBody::Sized(body) => (body, false),
@@ -385,7 +375,7 @@ impl<E, C: FnOnce() -> Result<(), E>> Sending<E, C> {
                     return Poll::Ready(self.take_data(data, chunked));
                 }
             }
-            Some(Err(_)) => return Poll::Ready(Err(Failure::BodyBroken)),
+            Some(Err(error)) => return Poll::Ready(Err(body_failure(&error))),
             None => {
                 if chunked {
                     self.frame.put_slice(b"0\r\n\r\n");
@@ -396,7 +386,7 @@ impl<E, C: FnOnce() -> Result<(), E>> Sending<E, C> {
         Poll::Ready(Ok(()))
     }
 
-    fn take_data(&mut self, data: Bytes, chunked: bool) -> Result<(), Failure<E>> {
+    fn take_data<E>(&mut self, data: Bytes, chunked: bool) -> Result<(), Failure<E>> {
         self.bytes += data.len() as u64;
         if self.bytes > self.patience.body_bytes {
             return Err(Failure::BodyTooLarge);
@@ -416,6 +406,15 @@ impl<E, C: FnOnce() -> Result<(), E>> Sending<E, C> {
     }
 }
 
+/// Whether the client's body is wrong, or the client gone.
+fn body_failure<E>(error: &hyper::Error) -> Failure<E> {
+    let cause = std::error::Error::source(error).and_then(|it| it.downcast_ref::<io::Error>());
+    match cause.map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Failure::BodyMalformed,
+        _ => Failure::BodyCut,
+    }
+}
+
 /// The head of an answer.
 struct Head {
     status: StatusCode,
@@ -428,10 +427,14 @@ struct Head {
 
 impl Head {
     /// Takes a final head from the front of what was received; `None` if it is not complete.
-    fn parse(received: &mut BytesMut) -> Result<Option<Self>, &'static str> {
+    /// `interim` counts the interim answers before it.
+    fn parse(received: &mut BytesMut, interim: &mut u32) -> Result<Option<Self>, &'static str> {
         loop {
             if received.is_empty() {
                 return Ok(None);
+            }
+            if *interim > INTERIM_MAX {
+                return Err("it has too many interim answers");
             }
             let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
             let mut response = httparse::Response::new(&mut fields);
@@ -447,6 +450,7 @@ impl Head {
             // Interim answers concern the hop between us (RFC 9110 section 15.2).
             if (100..200).contains(&code) && code != 101 {
                 received.advance(size);
+                *interim += 1;
                 continue;
             }
             let head = Self::read(code, response.version == Some(0), response.headers)?;
@@ -491,6 +495,7 @@ impl Head {
     }
 }
 
+const INTERIM_MAX: u32 = 16;
 const HEADERS_MAX: usize = 128;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
@@ -699,7 +704,8 @@ enum Chunks {
     Data(u64),
     /// Behind the data of a chunk.
     DataEnd,
-    Trailers,
+    /// Behind the last chunk; how many lines so far.
+    Trailers(u32),
     End,
 }
 
@@ -710,7 +716,7 @@ impl Chunks {
                 Self::Size => {
                     let Some(line) = take_line(received)? else { return Ok(Piece::More) };
                     *self = match chunk_size(&line)? {
-                        0 => Self::Trailers,
+                        0 => Self::Trailers(0),
                         size => Self::Data(size),
                     };
                 }
@@ -729,10 +735,11 @@ impl Chunks {
                     Some(_) => return Err("a chunk is longer than it said"),
                 },
                 // Trailers end here: nobody was promised any.
-                Self::Trailers => match take_line(received)? {
+                Self::Trailers(lines) => match take_line(received)? {
                     None => return Ok(Piece::More),
                     Some(line) if line.is_empty() => *self = Self::End,
-                    Some(_) => {}
+                    Some(_) if *lines == TRAILERS_MAX => return Err("it has too many trailers"),
+                    Some(_) => *lines += 1,
                 },
                 Self::End => return Ok(Piece::End),
             }
@@ -758,6 +765,7 @@ fn take_line(received: &mut BytesMut) -> Result<Option<BytesMut>, &'static str> 
 }
 
 const LINE_BYTES_MAX: usize = 4096;
+const TRAILERS_MAX: u32 = 128;
 
 fn chunk_size(line: &[u8]) -> Result<u64, &'static str> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
@@ -822,7 +830,7 @@ mod tests {
     }
 
     fn head(text: &str) -> Result<Option<Head>, &'static str> {
-        Head::parse(&mut BytesMut::from(text))
+        Head::parse(&mut BytesMut::from(text), &mut 0)
     }
 
     #[test]
@@ -846,12 +854,18 @@ mod tests {
     #[test]
     fn interim_answers_are_skipped() {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 201 Created\r\nETag: W/\"a\"\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n\r\n";
-        let head = head(text).expect("well formed").expect("complete");
-        assert_eq!(head.status, StatusCode::CREATED);
-        assert_eq!(head.headers["etag"], "W/\"a\"");
-        assert!(!head.reusable);
-        assert_eq!(head.headers.len(), 1);
-        assert!(Head::parse(&mut BytesMut::from("HTTP/1.1 200 O")).expect("so far").is_none());
+        let interim = head(text).expect("well formed").expect("complete");
+        assert_eq!(interim.status, StatusCode::CREATED);
+        assert_eq!(interim.headers["etag"], "W/\"a\"");
+        assert!(!interim.reusable);
+        assert_eq!(interim.headers.len(), 1);
+        assert!(head("HTTP/1.1 200 O").expect("so far").is_none());
+    }
+
+    #[test]
+    fn storms_of_interim_answers_and_trailers_end() {
+        assert!(head(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(100)).is_err());
+        assert!(chunked(&format!("0\r\n{}\r\n", "X: y\r\n".repeat(1000)), 7).is_err());
     }
 
     #[test]

@@ -7,10 +7,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -19,10 +22,13 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::request_line::{RawTarget, RequestLine};
+use super::head::{Head, Unshown};
 use super::timer::{Timer, Timers};
 use super::{Scope, Service};
 use crate::config::Limits;
+
+/// Which limit has ended a connection, once one has.
+pub type Fate = Rc<Cell<Option<&'static str>>>;
 
 /// What a service can know of the connection that a request came by.
 pub struct Connection {
@@ -36,16 +42,25 @@ impl Connection {
         &self.timers
     }
 
-    /// What the parser was not shown of the target of the request that has just begun.
-    pub fn raw_target(&self) -> RawTarget {
-        self.state.line.borrow_mut().take_target()
+    pub fn fate(&self) -> Fate {
+        Rc::clone(&self.state.cut)
+    }
+
+    /// What the parser was not shown of the request that has just begun.
+    pub fn unshown(&self) -> Unshown {
+        self.state.head.borrow_mut().take()
+    }
+
+    /// All of the request's body has been received. Until then what arrives is no new request.
+    pub fn body_ended(&self) {
+        self.state.body_ended();
     }
 
     /// Reads the rest of a body that nobody wants, so that the client sees our answer and can go
     /// on with the connection. Bounded in bytes and time; beyond them the connection ends.
     pub fn discard(&self, mut body: Incoming) {
         if body.is_end_stream() {
-            return;
+            return self.body_ended();
         }
         let (state, timer) = (Rc::clone(&self.state), self.timers.timer());
         tokio::task::spawn_local(async move {
@@ -54,16 +69,18 @@ impl Connection {
                 while bytes <= DISCARD_BYTES {
                     match next_frame(&mut body).await {
                         Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, Bytes::len),
-                        Some(Err(_)) | None => break,
+                        Some(Err(_)) => break,
+                        None => return state.body_ended(),
                     }
                 }
             };
             let _ = timer.limit(DISCARD_TIME, rest).await;
-            state.rest();
         });
     }
 }
 
+/// What hyper takes by itself: enough for a head and some of a body.
+const BUFFER_BYTES: usize = 400 << 10;
 const DISCARD_BYTES: usize = 64 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(10);
 
@@ -97,35 +114,36 @@ async fn run<S: Service>(scope: &Rc<Scope<S>>, stream: TcpStream, peer: SocketAd
     let state = Rc::new(State::new(&scope.timers, limits));
     let connection =
         Rc::new(Connection { peer, state: Rc::clone(&state), timers: scope.timers.clone() });
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (scope, connection) = (Rc::clone(scope), Rc::clone(&connection));
-        connection.state.begin();
+        connection.state.begin(request.body());
         async move {
-            let response = scope.service.call(request, &connection).await;
+            let mut response = scope.service.call(request, &connection).await;
+            if scope.leaving.get() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             let guard = RequestGuard(Rc::clone(&connection.state));
             Ok::<_, std::convert::Infallible>(response.map(|body| Guarded { body, _guard: guard }))
         }
     });
     let io = TokioIo::new(Watched { stream, state: Rc::clone(&state) });
     let mut builder = http1::Builder::new();
-    let mut http = pin!(builder.max_header_size(header_bytes).serve_connection(io, service));
+    builder.max_header_size(header_bytes).max_buf_size(header_bytes.max(BUFFER_BYTES));
+    let mut http = pin!(builder.serve_connection(io, service));
     let mut drain = pin!(scope.draining.cancelled());
-    let mut leaving = false;
+    let mut draining = false;
     poll_fn(|context| {
-        if !leaving && drain.as_mut().poll(context).is_ready() {
-            leaving = true;
-            http.as_mut().graceful_shutdown();
+        if !draining && drain.as_mut().poll(context).is_ready() {
+            draining = true;
+            state.leave();
         }
         if let Poll::Ready(result) = http.as_mut().poll(context) {
             return Poll::Ready(result.map_or_else(Ended::Error, |()| Ended::Well));
         }
         if state.send.poll_elapsed(context).is_ready() {
-            return Poll::Ready(Ended::TimedOut("send_idle_timeout"));
+            return Poll::Ready(state.cut("send_idle_timeout"));
         }
-        if state.patience.poll_elapsed(context).is_ready() {
-            return Poll::Ready(state.phase.get().end());
-        }
-        Poll::Pending
+        state.patience.poll_elapsed(context).map(|()| state.run_out())
     })
     .await
 }
@@ -152,10 +170,13 @@ impl Ended {
 /// Where a connection is, and until when.
 struct State {
     phase: Cell<Phase>,
+    /// Whether bytes of the last request's body may still come.
+    body_open: Cell<bool>,
     patience: Timer,
     send: Timer,
-    line: RefCell<RequestLine>,
-    limits: std::sync::Arc<Limits>,
+    head: RefCell<Head>,
+    cut: Fate,
+    limits: Arc<Limits>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -167,54 +188,69 @@ enum Phase {
     Request,
 }
 
-impl Phase {
-    fn end(self) -> Ended {
-        match self {
-            Self::Fresh | Self::Head => Ended::TimedOut("header_timeout"),
-            Self::Idle => Ended::Well,
-            Self::Request => Ended::TimedOut("request_time"),
-        }
-    }
-}
-
 impl State {
-    fn new(timers: &Timers, limits: std::sync::Arc<Limits>) -> Self {
+    fn new(timers: &Timers, limits: Arc<Limits>) -> Self {
         let state = Self {
             phase: Cell::new(Phase::Fresh),
+            body_open: Cell::new(false),
             patience: timers.timer(),
             send: timers.timer(),
-            line: RefCell::default(),
+            head: RefCell::default(),
+            cut: Rc::default(),
             limits,
         };
         state.patience.arm(state.limits.header_timeout.0);
-        state.line.borrow_mut().begin();
+        state.head.borrow_mut().begin();
         state
     }
 
     fn received(&self) {
-        if self.phase.get() == Phase::Idle {
+        if self.phase.get() == Phase::Idle && !self.body_open.get() {
             self.phase.set(Phase::Head);
-            self.line.borrow_mut().begin();
             self.patience.arm(self.limits.header_timeout.0);
+            self.head.borrow_mut().begin();
         }
     }
 
-    fn begin(&self) {
+    fn begin(&self, body: &Incoming) {
         self.phase.set(Phase::Request);
+        self.body_open.set(!body.is_end_stream());
         self.patience.arm(self.limits.request_time.0);
     }
 
-    fn rest(&self) {
-        if self.phase.get() != Phase::Request {
-            self.end();
-        }
+    fn body_ended(&self) {
+        self.body_open.set(false);
     }
 
     fn end(&self) {
         self.phase.set(Phase::Idle);
         self.patience.arm(self.limits.idle_timeout.0);
     }
+
+    /// What a client that is between two requests still gets once we leave: time for one that is
+    /// on its way.
+    fn leave(&self) {
+        if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) {
+            self.patience.arm(LAST_REQUEST_TIME);
+        }
+    }
+
+    fn cut(&self, limit: &'static str) -> Ended {
+        self.cut.set(Some(limit));
+        Ended::TimedOut(limit)
+    }
+
+    /// How a connection ends whose patience is over.
+    fn run_out(&self) -> Ended {
+        match self.phase.get() {
+            Phase::Fresh | Phase::Head => self.cut("header_timeout"),
+            Phase::Idle => Ended::Well,
+            Phase::Request => self.cut("request_time"),
+        }
+    }
 }
+
+const LAST_REQUEST_TIME: Duration = Duration::from_millis(500);
 
 /// A request is over when its answer's body is dropped.
 struct RequestGuard(Rc<State>);
@@ -278,7 +314,7 @@ impl AsyncRead for Watched {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let due = this.state.line.borrow_mut().take_pending(buffer.remaining());
+        let due = this.state.head.borrow_mut().take_pending(buffer.remaining());
         if !due.is_empty() {
             buffer.put_slice(&due);
             return Poll::Ready(Ok(()));
@@ -287,12 +323,12 @@ impl AsyncRead for Watched {
         let outcome = Pin::new(&mut this.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
             this.state.received();
-            let mut line = this.state.line.borrow_mut();
-            if let Cow::Owned(encoded) = line.pass(&buffer.filled()[before..]) {
+            let mut head = this.state.head.borrow_mut();
+            if let Cow::Owned(encoded) = head.pass(&buffer.filled()[before..]) {
                 buffer.set_filled(before);
                 let (fits, rest) = encoded.split_at(encoded.len().min(buffer.remaining()));
                 buffer.put_slice(fits);
-                line.hold(rest);
+                head.hold(rest);
             }
         }
         outcome

@@ -5,9 +5,10 @@
 //! two of them unless the service shares it.
 
 mod connection;
-mod request_line;
+mod head;
 pub mod timer;
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -28,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
 use crate::telemetry::metrics::Metrics;
-pub use connection::Connection;
-pub use request_line::{RawTarget, encode_query};
+pub use connection::{Connection, Fate};
+pub use head::{Unshown, encode_query};
 use timer::{TICK, Timers};
 
 /// What a face does with requests. Each worker makes its own.
@@ -70,6 +71,8 @@ enum Message {
     },
     /// Answered when all that was under way in this turn of the loop is done.
     Round(mpsc::Sender<()>),
+    /// Clients are to look for somebody else.
+    Leave,
     Drain,
 }
 
@@ -92,6 +95,8 @@ struct Scope<S> {
     timers: Timers,
     limits: Arc<ArcSwap<Limits>>,
     metrics: Arc<Metrics>,
+    /// Whether each answer is to be the last one of its connection.
+    leaving: Cell<bool>,
     draining: CancellationToken,
 }
 
@@ -173,6 +178,13 @@ impl Face {
         self.workers.iter().map(|worker| worker.load.load(Ordering::Relaxed)).sum()
     }
 
+    /// Closes each connection after its next answer.
+    pub fn leave(&self) {
+        for worker in &self.workers {
+            let _ = worker.messages.send(Message::Leave);
+        }
+    }
+
     /// Lets requests finish and closes connections, all until the deadline. Whether nothing was
     /// cut off.
     pub async fn drain(&self, deadline: Duration) -> bool {
@@ -219,7 +231,8 @@ fn run_worker<S: Service>(
     let timers = Timers::new();
     let draining = CancellationToken::new();
     let service = make(&timers);
-    let scope = Rc::new(Scope { face, service, timers, limits, metrics, draining });
+    let leaving = Cell::new(false);
+    let scope = Rc::new(Scope { face, service, timers, limits, metrics, leaving, draining });
     runtime.block_on(async {
         tokio::task::spawn_local(sweep(Rc::clone(&scope)));
         while let Some(message) = inbox.recv().await {
@@ -232,7 +245,11 @@ fn run_worker<S: Service>(
                     });
                 }
                 Message::Round(done) => drop(done.send(())),
-                Message::Drain => scope.draining.cancel(),
+                Message::Leave => scope.leaving.set(true),
+                Message::Drain => {
+                    scope.leaving.set(true);
+                    scope.draining.cancel();
+                }
             }
         }
         scope.service.tick();

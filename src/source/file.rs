@@ -31,16 +31,32 @@ impl Format {
 /// Understands the credential file, and remembers of it what a cut could hide.
 pub struct CredentialReader {
     format: Format,
+    /// Credentials and tokens that are disabled by what is in force.
     disabled: HashSet<(TenantId, CredentialId)>,
+    disabled_digests: HashSet<TokenDigest>,
+    /// Whether what is in force ended with a line's end; and what was read last.
+    ends_line: (bool, bool),
 }
 
 impl CredentialReader {
     pub fn new(format: Format) -> Self {
-        Self { format, disabled: HashSet::new() }
+        Self {
+            format,
+            disabled: HashSet::new(),
+            disabled_digests: HashSet::new(),
+            ends_line: (false, false),
+        }
     }
 
     /// All rows, or all that is wrong with them.
     pub fn read(&mut self, content: &[u8]) -> Result<Listing, Faults> {
+        self.ends_line.1 = content.ends_with(b"\n");
+        if self.ends_line == (true, false) && !content.is_empty() && !content.ends_with(b"]") {
+            return Err(Faults::one(
+                0,
+                "this ends within a line, as a file that was cut: end the line",
+            ));
+        }
         let rows: Vec<(u64, Row)> = rows(content, self.format)?;
         let mut faults = Vec::new();
         let mut ids = HashMap::new();
@@ -57,10 +73,15 @@ impl CredentialReader {
         if !faults.is_empty() {
             return Err(Faults(faults));
         }
-        let listing: Listing = rows.into_iter().map(|(_, row)| row.into_credential()).collect();
-        let disabled = listing.iter().filter(|credential| credential.status == Status::Disabled);
-        self.disabled = disabled.map(|row| (row.tenant.clone(), row.id.clone())).collect();
-        Ok(listing)
+        Ok(rows.into_iter().map(|(_, row)| row.into_credential()).collect())
+    }
+
+    /// What was read last is in force now.
+    pub fn applied(&mut self, listing: &Listing) {
+        self.ends_line.0 = self.ends_line.1;
+        let disabled = || listing.iter().filter(|row| row.status == Status::Disabled);
+        self.disabled = disabled().map(|row| (row.tenant.clone(), row.id.clone())).collect();
+        self.disabled_digests = disabled().map(|row| row.digest).collect();
     }
 
     fn fault_of(&self, row: &Row) -> Option<String> {
@@ -81,7 +102,8 @@ impl CredentialReader {
     }
 
     fn was_disabled(&self, row: &Row) -> bool {
-        self.disabled.contains(&(row.tenant.0.clone(), row.credential_id.0.clone()))
+        self.disabled_digests.contains(&row.digest.0)
+            || self.disabled.contains(&(row.tenant.0.clone(), row.credential_id.0.clone()))
     }
 }
 
@@ -207,12 +229,29 @@ fn json_rows<T: serde::de::DeserializeOwned>(text: &str) -> Result<Vec<(u64, T)>
         return Ok(Vec::new());
     }
     let mut rows = Vec::new();
+    let mut faults = Vec::new();
     for (line, text) in (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty()) {
-        let row = serde_json::from_str(text);
-        let row = row.map_err(|error| Faults::one(line, &error.to_string()))?;
-        rows.push((line, row));
+        match serde_json::from_str(text) {
+            Ok(row) => rows.push((line, row)),
+            Err(_) => faults.extend(json_faults::<T>(line, text)),
+        }
     }
-    if rows.is_empty() { Err(Faults::one(0, EMPTY)) } else { Ok(rows) }
+    match (faults.is_empty(), rows.is_empty()) {
+        (false, _) => Err(Faults(faults)),
+        (true, true) => Err(Faults::one(0, EMPTY)),
+        (true, false) => Ok(rows),
+    }
+}
+
+/// What is wrong with a line. YAML reads JSON too, and its faults do not repeat values.
+fn json_faults<T: serde::de::DeserializeOwned>(line: u64, text: &str) -> Vec<Fault> {
+    let faults = match Node::parse(text) {
+        Ok(node) => node.decode::<T>().faults,
+        Err(fault) => vec![fault],
+    };
+    let unclear = || vec![Fault { path: String::new(), line, what: "this is not JSON".to_owned() }];
+    let placed = |fault: Fault| Fault { line, ..fault };
+    if faults.is_empty() { unclear() } else { faults.into_iter().map(placed).collect() }
 }
 
 const EMPTY: &str = "this is empty: write [] if there should be nothing in it";
@@ -380,22 +419,48 @@ mod tests {
         check_fault(&format!("{ROW}{renamed}"), "same `digest` as the row at line 1");
         let empty = TokenDigest::of(b"").to_string();
         check_fault(&ROW.replace(&TokenDigest::of(b"foo").to_string(), &empty), "of an empty text");
-        let fault = read(&ROW.replace("sha256:", "planted")).expect_err("invalid").to_string();
-        assert!(!fault.contains("planted"), "{fault}");
+        for planted in [
+            ROW.replace("sha256:", "PLANTED"),
+            ROW.replace("Disabled", "PLANTED"),
+            ROW.replace("status:", "PLANTED:"),
+            format!("{ROW}  insecure_no_expiry: PLANTED\n"),
+            format!("{ROW}  PLANTED: x\n"),
+            format!("{ROW}  PLANTED: x\n  PLANTED: y\n"),
+            format!("{ROW}- PLANTED\n"),
+            "PLANTED".to_owned(),
+            "{\"PLANTED\": 1, \"status\": \"PLANTED\"}".to_owned(),
+        ] {
+            for format in [Format::Yaml, Format::JsonLines] {
+                let read = CredentialReader::new(format).read(planted.as_bytes());
+                let faults = read.expect_err("invalid").0;
+                assert!(!format!("{faults:?}").contains("PLANTED"), "{faults:?}");
+            }
+        }
     }
 
     /// Every cut within the row is a fault, or has lost nothing but the status.
     #[test]
     fn a_file_cut_inside_a_row_revives_nobody() {
-        let mut reader = CredentialReader::new(Format::Yaml);
-        reader.read(ROW.as_bytes()).expect("valid");
-        for length in 0..ROW.len() - 1 {
-            if let Ok(listing) = reader.read(&ROW.as_bytes()[..length]) {
-                assert_eq!(listing[0].status, Status::Disabled, "cut after {length} bytes");
+        // With each line as the last one.
+        let lines: Vec<&str> = ROW.trim_start_matches("- ").lines().map(str::trim).collect();
+        for last in 0..lines.len() {
+            let mut lines = lines.clone();
+            let moved = lines.remove(last);
+            lines.push(moved);
+            let row = format!("- {}\n", lines.join("\n  "));
+            let mut reader = CredentialReader::new(Format::Yaml);
+            let listing = reader.read(row.as_bytes()).expect("valid");
+            reader.applied(&listing);
+            for length in 0..row.len() {
+                // A look at something else in between changes nothing.
+                assert!(reader.read(b"[]").is_ok());
+                if let Ok(cut) = reader.read(&row.as_bytes()[..length]) {
+                    assert_eq!(cut, listing, "cut after {length} bytes of\n{row}");
+                }
             }
+            let enabled = row.replace("Disabled", "Enabled");
+            assert_eq!(reader.read(enabled.as_bytes()).expect("valid")[0].status, Status::Enabled);
         }
-        let enabled = ROW.replace("Disabled", "Enabled");
-        assert_eq!(reader.read(enabled.as_bytes()).expect("valid")[0].status, Status::Enabled);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! A file that is looked at about once a second, by its metadata and its content. It follows
 //! links at every look, so the swapped `..data` link of a Kubernetes volume is just another file.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::config::open_regular;
 use crate::credential::TokenDigest;
 
 pub struct WatchedFile {
@@ -40,7 +41,7 @@ impl WatchedFile {
     /// Reads the file unless its metadata says that nothing has changed since the last read. Fails
     /// if it can't be read, or changed while it was.
     pub fn look(&mut self) -> io::Result<Look> {
-        let mut file = File::open(&self.path)?;
+        let mut file = open_regular(&self.path)?;
         let before = Stamp::of(&file.metadata()?);
         if let Some((stamp, _)) = &self.last
             && *stamp == before
@@ -48,8 +49,11 @@ impl WatchedFile {
         {
             return Ok(Look::Same);
         }
-        let mut content = Vec::with_capacity(usize::try_from(before.bytes).unwrap_or(0));
-        file.read_to_end(&mut content)?;
+        if before.bytes > BYTES_MAX {
+            return Err(io::Error::other("it is larger than 1 GiB"));
+        }
+        let mut content = Vec::with_capacity(before.bytes as usize);
+        (&mut file).take(BYTES_MAX).read_to_end(&mut content)?;
         if Stamp::of(&file.metadata()?) != before {
             return Err(io::Error::other("it is being written to at this moment"));
         }
@@ -62,7 +66,7 @@ impl WatchedFile {
     }
 
     /// Whether the last look saw a file that had stood unchanged for a while.
-    pub fn is_settled(&self) -> bool {
+    fn is_settled(&self) -> bool {
         self.last.as_ref().is_some_and(|(stamp, _)| stamp.is_settled())
     }
 }
@@ -96,13 +100,159 @@ impl Stamp {
     }
 }
 
+/// Some millions of rows.
+const BYTES_MAX: u64 = 1 << 30;
 const SETTLED: Duration = Duration::from_secs(2);
+
+/// A file whose content counts when two looks agree on it.
+pub struct Tracked<T> {
+    name: &'static str,
+    file: WatchedFile,
+    pace: Pace<T>,
+    fault: Option<String>,
+}
+
+impl<T> Tracked<T> {
+    /// `name` is what the log calls it.
+    pub fn new(name: &'static str, path: &Path) -> Self {
+        Self { name, file: WatchedFile::new(path), pace: Pace::default(), fault: None }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// What keeps the content from counting.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// One look at the file. A fault is logged once, and its end too.
+    pub fn step(&mut self, read: impl FnOnce(&[u8]) -> Result<T, String>) -> Step<'_, T> {
+        let seen = match self.file.look() {
+            Ok(Look::Same) => Seen::Same,
+            Ok(Look::Read { content, hash }) => Seen::Content(hash, read(&content)),
+            Err(error) => Seen::Fault(error.to_string()),
+        };
+        let begun = self.pace.begun;
+        let (step, fault) = self.pace.step(seen, self.file.is_settled());
+        let path = self.file.path().display();
+        match (&self.fault, &fault) {
+            (known, Some(fault)) if known.as_ref() != Some(fault) => {
+                let still = if begun {
+                    "the last good one stays in force"
+                } else {
+                    "nothing is in force until it is mended"
+                };
+                tracing::error!(file = %path, "{}: {fault}: {still}", self.name);
+            }
+            (Some(_), None) => tracing::info!(file = %path, "{}: good again", self.name),
+            _ => {}
+        }
+        self.fault = fault;
+        step
+    }
+}
+
+/// What one look at a file saw.
+enum Seen<T> {
+    /// What the last successful look saw.
+    Same,
+    Content(ContentHash, Result<T, String>),
+    Fault(String),
+}
+
+/// What to do about it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<'a, T> {
+    Wait,
+    /// What is in force stands in the file.
+    Confirm,
+    /// New, valid, and seen once.
+    Preview(&'a T),
+    /// New, valid, and seen twice.
+    Apply(T),
+}
+
+/// Decides when a file's content counts: when two looks agree on it. At the start, a file that has
+/// not been touched for some time counts at once.
+struct Pace<T> {
+    /// Whether any content has counted.
+    begun: bool,
+    /// The content in force; `None` while another one is in sight.
+    applied: Option<ContentHash>,
+    latest: Option<(ContentHash, Result<Option<T>, String>)>,
+}
+
+impl<T> Default for Pace<T> {
+    fn default() -> Self {
+        Self { begun: false, applied: None, latest: None }
+    }
+}
+
+impl<T> Pace<T> {
+    /// The step, and the fault that keeps the file from counting.
+    fn step(&mut self, seen: Seen<T>, settled: bool) -> (Step<'_, T>, Option<String>) {
+        let first_sight = match seen {
+            Seen::Fault(fault) => return (Step::Wait, Some(fault)),
+            Seen::Same => false,
+            Seen::Content(hash, read) => {
+                self.latest = Some((hash, read.map(Some)));
+                true
+            }
+        };
+        let Some((hash, read)) = &mut self.latest else { return (Step::Wait, None) };
+        let value = match read {
+            Err(fault) => return (Step::Wait, Some(fault.clone())),
+            Ok(value) => value,
+        };
+        if self.applied == Some(*hash) {
+            *value = None;
+            return (Step::Confirm, None);
+        }
+        let at_once = settled && !self.begun;
+        if first_sight && !at_once {
+            self.applied = None;
+            let value = value.as_ref().expect("it was just read");
+            return (Step::Preview(value), None);
+        }
+        self.begun = true;
+        self.applied = Some(*hash);
+        (Step::Apply(value.take().expect("it is applied once")), None)
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
+
+    fn hash(content: &str) -> ContentHash {
+        ContentHash::of(content.as_bytes())
+    }
+
+    #[test]
+    fn content_counts_when_two_looks_agree() {
+        let mut pace = Pace::default();
+        let read = |text: &'static str| Seen::Content(hash(text), Ok(text));
+        assert_eq!(pace.step(read("one"), false).0, Step::Preview(&"one"));
+        assert_eq!(pace.step(Seen::Same, false).0, Step::Apply("one"));
+        assert_eq!(pace.step(Seen::Same, true).0, Step::Confirm);
+        assert_eq!(pace.step(read("cut"), true).0, Step::Preview(&"cut"));
+        assert_eq!(pace.step(read("two"), true).0, Step::Preview(&"two"));
+        let fault = Seen::Content(hash("bad"), Err("bad".to_owned()));
+        assert_eq!(pace.step(fault, true), (Step::Wait, Some("bad".to_owned())));
+        assert_eq!(pace.step(Seen::Same, true), (Step::Wait, Some("bad".to_owned())));
+        assert_eq!(pace.step(read("one"), true).0, Step::Preview(&"one"));
+        assert_eq!(pace.step(Seen::Same, true).0, Step::Apply("one"));
+    }
+
+    #[test]
+    fn a_file_that_has_stood_for_some_time_counts_at_once_at_the_start() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.step(Seen::Content(hash("one"), Ok("one")), true).0, Step::Apply("one"));
+    }
 
     fn content(look: io::Result<Look>) -> Option<String> {
         match look.expect("readable") {
@@ -122,6 +272,20 @@ mod tests {
         assert_eq!(content(watched.look()), None);
         fs::write(&path, "two").expect("written");
         assert_eq!(content(watched.look()).as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn what_is_no_file_is_a_fault_and_no_trap() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0)
+            .expect("made");
+        let sparse = folder.path().join("sparse");
+        fs::File::create(&sparse).and_then(|file| file.set_len(1 << 36)).expect("made");
+        for path in [&pipe, &sparse, folder.path(), Path::new("/dev/zero")] {
+            assert!(WatchedFile::new(path).look().is_err(), "{}", path.display());
+        }
     }
 
     #[test]

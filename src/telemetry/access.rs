@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::metrics::Metrics;
@@ -51,19 +50,24 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Starts the thread that writes. It ends once every handle has been dropped.
+    /// Starts the thread that writes. It ends once every handle has been dropped; the receiver
+    /// hangs up then.
     pub fn start(
         mut out: impl Write + Send + 'static,
         format: LogFormat,
         metrics: Arc<Metrics>,
-    ) -> (Self, JoinHandle<()>) {
+    ) -> (Self, Receiver<()>) {
         let (batches, received) = channel();
         let backlog = Arc::new(AtomicUsize::new(0));
         let written = Arc::clone(&backlog);
-        let write = move || write_all(&received, &mut out, &written);
+        let (end, ended) = channel::<()>();
+        let write = move || {
+            write_all(&received, &mut out, &written);
+            drop(end);
+        };
         let thread = std::thread::Builder::new().name("access-log".into()).spawn(write);
-        let log = Self { batches, backlog, metrics, format };
-        (log, thread.expect("a thread can be started"))
+        thread.expect("a thread can be started");
+        (Self { batches, backlog, metrics, format }, ended)
     }
 
     pub fn buffer(&self) -> LineBuffer {
@@ -140,7 +144,7 @@ fn write_json(out: &mut String, line: &Line<'_>) {
     );
     field(out, "face", line.face);
     field(out, "http.request.method", line.method);
-    path_field(out, line.path);
+    field(out, "url.path", redacted(line.path));
     field(out, "route", line.route);
     let _ = write!(out, ",\"http.response.status_code\":{}", line.status);
     field(out, "outcome", line.outcome);
@@ -155,7 +159,7 @@ fn write_json(out: &mut String, line: &Line<'_>) {
     }
     field(out, "request_id", line.request_id);
     field(out, "trace_id", line.trace_id);
-    field(out, "user_agent.original", line.user_agent);
+    field(out, "user_agent.original", redacted(line.user_agent));
     let _ = write!(out, ",\"duration_us\":{}", line.duration.as_micros());
     if let Some(duration) = line.upstream_duration {
         let _ = write!(out, ",\"upstream_duration_us\":{}", duration.as_micros());
@@ -174,12 +178,9 @@ fn field(out: &mut String, key: &str, value: &str) {
     out.push('"');
 }
 
-/// A token of ours has no business in a path; should one stand there, it is not logged.
-fn path_field(out: &mut String, path: &str) {
-    match path.find(token::PREFIX) {
-        Some(place) => field(out, "url.path", &format!("{}[redacted]", &path[..place])),
-        None => field(out, "url.path", path),
-    }
+/// What stands before a token of ours: it has no business in a path or an agent's name.
+fn redacted(text: &str) -> &str {
+    text.find(token::PREFIX).map_or(text, |place| &text[..place])
 }
 
 fn escape(out: &mut String, value: &str) {
@@ -199,9 +200,8 @@ fn escape(out: &mut String, value: &str) {
 }
 
 fn write_text(out: &mut String, line: &Line<'_>) {
-    let path = line.path.split(token::PREFIX).next().unwrap_or_default();
     let _ = write!(out, "{:.3} {} {} ", line.time, line.status, line.method);
-    escape(out, path);
+    escape(out, redacted(line.path));
     let _ = write!(out, " {} {}", line.outcome, line.reason);
     if let Some(credential_id) = line.credential_id {
         let _ = write!(out, " credential={credential_id}");
@@ -257,11 +257,11 @@ mod tests {
 
     fn written(format: LogFormat, line: &Line<'_>) -> String {
         let out = Shared::default();
-        let (log, thread) = AccessLog::start(out.clone(), format, Arc::new(Metrics::new()));
+        let (log, ended) = AccessLog::start(out.clone(), format, Arc::new(Metrics::new()));
         let buffer = log.buffer();
         buffer.write(line);
         drop((buffer, log));
-        thread.join().expect("it ends with its last handle");
+        ended.recv().expect_err("it hangs up with the last handle");
         String::from_utf8(out.0.lock().expect("not poisoned").clone()).expect("text")
     }
 
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn a_token_in_a_path_is_not_logged() {
         for format in [LogFormat::Json, LogFormat::Text] {
-            let text = written(format, &line("/scim/v2/scimg_planted", ""));
+            let text = written(format, &line("/scim/v2/scimg_planted", "a scimg_planted"));
             assert!(!text.contains("planted"), "{text}");
         }
     }

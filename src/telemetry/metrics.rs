@@ -122,8 +122,8 @@ impl Metrics {
             ),
             config_hash: make.gauges(
                 "config_hash_info",
-                "Always 1; the label is a digest of the config in force.",
-                &["sha256"],
+                "Always 1; the label is a checksum of the config in force.",
+                &["crc32"],
             ),
             access_lines_dropped: make.counter(
                 "access_lines_dropped_total",

@@ -5,19 +5,26 @@ pub mod access;
 pub mod metrics;
 
 use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{Level, Log, LogFormat};
 
 /// The diagnostics on standard error, whose level can be changed while we run.
-pub struct Diagnostics(reload::Handle<LevelFilter, Registry>);
+pub struct Diagnostics {
+    level: reload::Handle<LevelFilter, Registry>,
+    /// Writes what is left when dropped.
+    _writer: WorkerGuard,
+}
 
 impl Diagnostics {
     /// To be called once a process.
     pub fn start(log: &Log) -> Self {
         let (level, handle) = reload::Layer::new(filter(log.level));
-        let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+        // Nobody waits for standard error: lines that it does not take are lost.
+        let (stderr, writer) = tracing_appender::non_blocking(std::io::stderr());
+        let lines = fmt::layer().with_writer(stderr).with_target(false);
         let registry = tracing_subscriber::registry().with(level);
         match log.format {
             LogFormat::Json => {
@@ -25,12 +32,12 @@ impl Diagnostics {
             }
             LogFormat::Text => registry.with(lines.with_timer(UtcMillis)).init(),
         }
-        Self(handle)
+        Self { level: handle, _writer: writer }
     }
 
     pub fn set_level(&self, level: Level) {
         // It fails only when the subscriber is gone, and with it whoever would read.
-        let _ = self.0.reload(filter(level));
+        let _ = self.level.reload(filter(level));
     }
 }
 

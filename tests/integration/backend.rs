@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::guard::PATIENCE;
@@ -47,6 +47,7 @@ pub struct Backend {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     closed: Arc<AtomicUsize>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Backend {
@@ -61,12 +62,17 @@ impl Backend {
 
     pub fn on(listener: TcpListener, act: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().expect("bound");
-        let backend = Self { address, seen: Arc::default(), closed: Arc::default() };
+        let backend =
+            Self { address, seen: Arc::default(), closed: Arc::default(), stopped: Arc::default() };
         let (seen, act) = (Arc::clone(&backend.seen), Arc::new(act));
         let closed = Arc::clone(&backend.closed);
         // It ends with the test's process.
+        let stopped = Arc::clone(&backend.stopped);
         std::thread::spawn(move || {
             for (connection, stream) in listener.incoming().enumerate() {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
                 let (seen, act) = (Arc::clone(&seen), Arc::clone(&act));
                 let closed = Arc::clone(&closed);
                 let Ok(stream) = stream else { return };
@@ -81,6 +87,13 @@ impl Backend {
 
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("not poisoned").clone()
+    }
+
+    /// Gives its port back.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(self.address));
+        crate::guard::wait_for("the port", || TcpListener::bind(self.address).is_ok());
     }
 
     /// How many connections it has closed.

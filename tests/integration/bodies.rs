@@ -115,6 +115,13 @@ fn large_answers_arrive_whole_in_every_framing() {
         assert!(reply.status == 200 && reply.whole, "{rest}");
         assert!(reply.body == body, "{rest}: {} bytes", reply.body.len());
     }
+    crate::guard::wait_for("the lines", || guard.access_lines().len() == 4);
+    for line in guard.access_lines() {
+        assert_eq!(line["outcome"], "allowed", "{line}");
+        assert_eq!(line["bytes_out"], body.len());
+    }
+    let connections: Vec<_> = backend.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 0, 0, 1], "kept until the backend closes");
 }
 
 #[test]

@@ -104,6 +104,39 @@ fn a_kubernetes_volume_swap_is_seen() {
     wait_for("the removal", || guard.get("/Users", TOKEN).status == 401);
 }
 
+/// Requests that wait for a backend are decided again before their first byte goes out.
+#[test]
+fn what_is_revoked_while_a_request_waits_is_not_forwarded() {
+    let address =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    for (change, status) in [("Disabled", 401), ("rebound", 503)] {
+        let setup = Setup::new(address);
+        let guard = setup.start();
+        let mut client = guard.client();
+        client.write(
+            format!(
+                "GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+            )
+            .as_bytes(),
+        );
+        wait_for("the request", || guard.metric("scim_guard_requests_in_flight") == 1.0);
+        let rows = match change {
+            "Disabled" => setup.rows.replace("Enabled", "Disabled"),
+            _ => setup.rows.replace(ID, "scimcred-other"),
+        };
+        let applied = guard.diagnostics().matches("table applied").count();
+        guard.replace("credentials.yaml", &rows);
+        wait_for("the change", || guard.diagnostics().matches("table applied").count() > applied);
+        let backend =
+            Backend::on(std::net::TcpListener::bind(address).expect("still free"), |_| {
+                crate::backend::ok("{}")
+            });
+        assert_eq!(client.reply(false).expect("an answer").status, status, "{change}");
+        assert!(backend.seen().is_empty(), "{change}");
+        backend.stop();
+    }
+}
+
 #[test]
 fn the_deny_file_needs_nobody_and_wins() {
     let backend = Backend::friendly();

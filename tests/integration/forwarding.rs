@@ -166,6 +166,8 @@ fn open_paths_need_no_token_and_carry_no_identity() {
     for name in ["x-scim-tenant", "x-scim-credential-id", "authorization"] {
         assert!(seen.headers(name).is_empty(), "{name}");
     }
+    let basic = "GET /scim/v2/Schemas HTTP/1.1\r\nHost: h\r\nAuthorization: Basic YTpi\r\n\r\n";
+    assert_eq!(guard.client().send(basic).status, 401, "who brings a header goes the normal way");
     assert_eq!(guard.get("/Schemas", "wrong-token").status, 401);
     assert_eq!(guard.get("/Schemas", TOKEN).status, 200);
 }

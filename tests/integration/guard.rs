@@ -101,6 +101,15 @@ impl Setup {
         guard
     }
 
+    /// Starts it with an access log that nobody reads.
+    pub fn start_unread(&self) -> Guard {
+        let folder = tempfile::tempdir().expect("a folder");
+        self.write(folder.path());
+        let guard = Guard::launch_reading(folder, &["serve"], false);
+        wait_for("readiness", || guard.ops("/readyz").status == 200);
+        guard
+    }
+
     pub fn launch(&self) -> Guard {
         let folder = tempfile::tempdir().expect("a folder");
         self.write(folder.path());
@@ -138,15 +147,24 @@ pub struct Guard {
 
 impl Guard {
     fn launch(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
+        Self::launch_reading(folder, arguments, true)
+    }
+
+    fn launch_reading(folder: tempfile::TempDir, arguments: &[&str], reads: bool) -> Self {
         let mut child = command(folder.path(), arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let (out, out_reader) = collect(child.stdout.take().expect("piped"));
         let (diagnostics, reader) = collect(child.stderr.take().expect("piped"));
         let unset = SocketAddr::from(([0, 0, 0, 0], 0));
-        let readers = vec![out_reader, reader];
+        let mut readers = vec![reader];
+        let mut out = Arc::default();
+        if reads {
+            let (text, reader) = collect(child.stdout.take().expect("piped"));
+            out = text;
+            readers.push(reader);
+        }
         let mut guard = Self { child, folder, proxy: unset, ops: unset, out, diagnostics, readers };
         guard.proxy = guard.address("proxy");
         guard.ops = guard.address("ops");

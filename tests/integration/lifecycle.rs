@@ -38,7 +38,7 @@ fn a_bad_reload_changes_nothing_and_says_why() {
             setup.config().replace("{ url:", "{ authorization: file:gone, url:"),
             "gone: No such file",
         ),
-        ("nonsense".to_owned(), "nonsense"),
+        ("nonsense".to_owned(), "write keys and values"),
     ] {
         guard.replace("proxy.yaml", &config);
         guard.signal(Signal::HUP);
@@ -69,6 +69,115 @@ fn a_drain_lets_requests_finish() {
     assert_eq!(busy.reply(false).expect("an answer").text(), "late");
     assert!(idle.rest().is_empty(), "an idle connection is closed");
     assert_eq!(guard.wait().code(), Some(0));
+}
+
+#[test]
+fn a_drain_under_load_fails_no_request() {
+    let backend = Backend::friendly();
+    let mut guard =
+        Setup::new(backend.address).proxy("drain: { delay: 1s, deadline: 10s }").start();
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let mut client = guard.client();
+            std::thread::spawn(move || {
+                let request = format!(
+                    "POST /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 2\r\n\r\n{{}}"
+                );
+                let mut answered = 0;
+                loop {
+                    let reply = client.send(&request);
+                    assert_eq!(reply.status, 200);
+                    answered += 1;
+                    // Told to leave: a good client looks for another instance.
+                    if reply.header("connection") == Some("close") {
+                        return answered;
+                    }
+                }
+            })
+        })
+        .collect();
+    wait_for("some load", || backend.seen().len() > 500);
+    guard.signal(Signal::TERM);
+    for client in clients {
+        assert!(client.join().expect("no request failed") > 10);
+    }
+    assert_eq!(guard.wait().code(), Some(0));
+}
+
+#[test]
+fn a_request_that_comes_late_in_a_drain_is_answered() {
+    let backend = Backend::friendly();
+    let mut guard =
+        Setup::new(backend.address).proxy("drain: { delay: 0s, deadline: 10s }").start();
+    let (mut used, mut fresh) = (guard.client(), guard.client());
+    assert_eq!(used.get("/Users", TOKEN).status, 200);
+    wait_for("both connections", || guard.metric("scim_guard_connections{face=\"proxy\"}") == 2.0);
+    guard.signal(Signal::TERM);
+    guard.wait_for_diagnostic("leaving");
+    for client in [&mut used, &mut fresh] {
+        let reply = client.get("/Users", TOKEN);
+        assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    }
+    assert_eq!(guard.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_a_drain_at_once() {
+    let backend = Backend::start(|_| Act::Silence);
+    let mut guard = Setup::new(backend.address).proxy("drain: { delay: 1h, deadline: 1h }").start();
+    guard.signal(Signal::TERM);
+    guard.wait_for_diagnostic("leaving");
+    guard.signal(Signal::TERM);
+    assert_eq!(guard.wait().code(), Some(3));
+}
+
+#[test]
+fn listeners_that_the_system_numbers_are_each_their_own() {
+    let backend = Backend::friendly();
+    let setup = Setup::new(backend.address);
+    let two = setup
+        .config()
+        .replace("'127.0.0.1:0' }]\n", "'127.0.0.1:0' }, { address: '127.0.0.1:0' }]\n");
+    let mut guard = setup.start();
+    guard.replace("proxy.yaml", &two);
+    guard.signal(Signal::HUP);
+    guard.wait_for_diagnostic("config reloaded");
+    let addresses = guard.addresses();
+    assert_eq!(addresses.len(), 2);
+    assert_eq!(Client::connect(addresses[1]).get("/Users", TOKEN).status, 200);
+    guard.replace("proxy.yaml", &setup.config());
+    guard.signal(Signal::HUP);
+    wait_for("one of them to go", || {
+        addresses.iter().filter(|address| std::net::TcpStream::connect(address).is_ok()).count()
+            == 1
+    });
+    guard.signal(Signal::TERM);
+    assert_eq!(guard.wait().code(), Some(0));
+}
+
+#[test]
+fn output_that_nobody_reads_holds_up_no_request_and_no_end() {
+    let backend = Backend::friendly();
+    let mut guard = Setup::new(backend.address).start_unread();
+    let mut client = guard.client();
+    // Far more lines than a pipe holds.
+    for _ in 0..2000 {
+        assert_eq!(client.get("/Users", TOKEN).status, 200);
+    }
+    guard.signal(Signal::TERM);
+    assert_eq!(guard.wait().code(), Some(0));
+}
+
+#[test]
+fn a_request_that_takes_too_long_is_ended_and_told_as_such() {
+    let backend = Backend::start(|_| Act::Silence);
+    let guard = Setup::new(backend.address).proxy("limits: { request_time: 500ms }").start();
+    let mut client = guard.client();
+    client.write(
+        format!("GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\nX-Request-Id: long\r\n\r\n").as_bytes(),
+    );
+    assert!(client.rest().is_empty());
+    assert_eq!(guard.access_line("long")["reason"], "request_time");
 }
 
 #[test]

@@ -199,6 +199,65 @@ fn a_refused_upload_is_answered_at_once_and_the_connection_stays_sound() {
     assert_eq!(backend.seen().len(), 5);
 }
 
+/// A body that looks like a request is still a body, also after the answer has gone.
+#[test]
+fn a_refused_body_is_never_read_as_a_request() {
+    let backend = Backend::friendly();
+    let guard = Setup::new(backend.address).start();
+    let inner =
+        format!("GET /scim/v2/Groups HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    for body in [
+        format!("GET /?{}{inner}", "\"".repeat(200)),
+        format!("?{}\r\n{inner}", "\"".repeat(200)),
+        "{\"a\":\"what?\",\"b\":\"<c>#\"}".to_owned(),
+    ] {
+        for token in ["wrong", TOKEN] {
+            let mut client = guard.client();
+            let head = format!(
+                "POST /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            client.write(head.as_bytes());
+            if token == "wrong" {
+                assert_eq!(client.reply(false).expect("an answer").status, 401);
+            }
+            let half = body.len() / 2;
+            client.write(&body.as_bytes()[..half]);
+            client.write(&body.as_bytes()[half..]);
+            if token == TOKEN {
+                assert_eq!(client.reply(false).expect("an answer").status, 200);
+                assert_eq!(backend.seen().pop().expect("forwarded").body, body.as_bytes());
+            }
+            let before = backend.seen().len();
+            let reply = client.get("/Users?filter=next", TOKEN);
+            assert_eq!(reply.status, 200, "{body}");
+            let seen = backend.seen();
+            assert_eq!(seen.len(), before + 1, "{body}");
+            assert_eq!(seen[before].line(), "GET /scim/v2/Users?filter=next HTTP/1.1");
+            let quoted = client.get("/Users?filter=a%20eq%20\"b\"", TOKEN);
+            assert_eq!(quoted.status, 200, "{body}");
+        }
+    }
+}
+
+#[test]
+fn a_length_that_is_told_twice_is_refused() {
+    let backend = Backend::friendly();
+    let guard = Setup::new(backend.address).start();
+    for framing in [
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: gzip, chunked",
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Content-Length: 3\r\nContent-Length: 3",
+        "Transfer-Encoding: chunked\r\nContent-Length: 3",
+    ] {
+        let bearer = format!("Authorization: Bearer {TOKEN}\r\n{framing}\r\n");
+        let reply = ask(&guard, &bearer, "/scim/v2/Users");
+        assert_eq!(reply.status, 400, "{framing}");
+    }
+    assert!(backend.seen().is_empty());
+}
+
 #[test]
 fn a_client_that_waits_for_continue_is_refused_without_it() {
     let backend = Backend::friendly();

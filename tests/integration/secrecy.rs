@@ -35,7 +35,7 @@ fn a_token_is_in_no_line_metric_error_or_file() {
             "/no".to_owned(),
         ] {
             answers.push(guard.client().send(&format!(
-                "GET {target} HTTP/1.1\r\nHost: h\r\nAuthorization: {authorization}\r\nX-Request-Id: {PLANTED}\r\n\r\n"
+                "GET {target} HTTP/1.1\r\nHost: h\r\nAuthorization: {authorization}\r\nX-Request-Id: a-{PLANTED}\r\nUser-Agent: x/{PLANTED}\r\n\r\n"
             )));
         }
     }

@@ -136,6 +136,63 @@ fn a_kept_connection_that_the_backend_has_closed_fails_no_request() {
     assert_eq!(backend.seen().len(), 40, "none was sent twice");
 }
 
+/// A backend that closes a kept connection while the next request's body is still on its way.
+#[test]
+fn a_slow_body_does_not_go_out_on_a_connection_that_has_died_meanwhile() {
+    let backend = Backend::start(|_| match ok("{}") {
+        Act::Answer(bytes) => Act::Close(bytes),
+        other => other,
+    });
+    let guard = Setup::new(backend.address).proxy("workers: 1").start();
+    let mut slow = guard.client();
+    slow.write(
+        format!("POST /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 3\r\n\r\n").as_bytes(),
+    );
+    wait_for("the head", || guard.metric("scim_guard_requests_in_flight") == 1.0);
+    assert_eq!(guard.get("/Users", TOKEN).status, 200);
+    wait_for("the backend to hang up", || backend.closed() == 1);
+    slow.write(b"abc");
+    assert_eq!(slow.reply(false).expect("an answer").status, 200);
+}
+
+/// What a backend says unasked is nobody's answer.
+#[test]
+fn stray_bytes_of_a_backend_reach_no_client() {
+    let stray = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
+    for late in [false, true] {
+        let (told, tell) = std::sync::mpsc::channel::<()>();
+        let tell = std::sync::Mutex::new(tell);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("a connection");
+                let mut head = [0; 4096];
+                let _ = std::io::Read::read(&mut stream, &mut head);
+                let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec();
+                if !late {
+                    answer.extend_from_slice(stray.as_bytes());
+                }
+                let _ = std::io::Write::write_all(&mut stream, &answer);
+                if late {
+                    let _ = tell.lock().expect("not poisoned").recv();
+                    let _ = std::io::Write::write_all(&mut stream, stray.as_bytes());
+                }
+                // Kept open, and silent from now on.
+                std::mem::forget(stream);
+            }
+        });
+        let guard = Setup::new(address).proxy("workers: 1").start();
+        let mut client = guard.client();
+        for round in 0..4 {
+            assert_eq!(client.get("/Users", TOKEN).text(), "ok", "round {round}, late: {late}");
+            let _ = told.send(());
+            // The stray bytes are there once the kernel has them: loopback delivers in order.
+            wait_for("an idle moment", || guard.metric("scim_guard_requests_in_flight") == 0.0);
+        }
+    }
+}
+
 #[test]
 fn an_early_refusal_of_an_upload_reaches_the_client() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -2,15 +2,22 @@
 //! as they are; the URI type of our HTTP library takes none of these. They are encoded on the way
 //! in, and the query as it was is kept, so that it can be passed on byte for byte.
 //!
-//! A fragment, which the same type would cut off without a word, is encoded too and told.
+//! What the library would repair without a word is told, so that it can be refused: a fragment,
+//! and a length that stands beside a transfer coding.
 
 use std::borrow::Cow;
 
-/// What is seen of the request line that is being received.
+/// What is seen of the head that is being received.
 #[derive(Default)]
-pub struct RequestLine {
-    /// Whether its end is still to come.
+pub struct Head {
+    /// Whether the end of the request line is still to come.
     open: bool,
+    /// Whether the end of the head is still to come.
+    in_fields: bool,
+    /// The front of the field that is being received.
+    field: Vec<u8>,
+    lengths: u32,
+    codings: u32,
     /// All of it so far, unless it came whole and without quotes.
     line: Vec<u8>,
     /// Encoded bytes for which there was no room.
@@ -19,25 +26,33 @@ pub struct RequestLine {
     fragment: bool,
 }
 
-/// What the parser was not shown of a request's target.
-pub struct RawTarget {
+/// What the parser was not shown of a request.
+pub struct Unshown {
     /// The query as it was received, if it differs. To be compared with the one that was parsed.
     pub query: Option<Vec<u8>>,
     /// Whether there is a fragment, which no request may have (RFC 9112 section 3.2).
     pub fragment: bool,
+    /// Whether the length of the body is told in more than one way (RFC 9112 section 6.3).
+    pub two_lengths: bool,
 }
 
-impl RequestLine {
+impl Head {
     /// The next bytes begin a request.
     pub fn begin(&mut self) {
-        self.open = true;
-        self.line.clear();
-        self.query = None;
-        self.fragment = false;
+        *self = Self {
+            open: true,
+            in_fields: true,
+            pending: std::mem::take(&mut self.pending),
+            ..Self::default()
+        };
     }
 
-    pub fn take_target(&mut self) -> RawTarget {
-        RawTarget { query: self.query.take(), fragment: std::mem::take(&mut self.fragment) }
+    pub fn take(&mut self) -> Unshown {
+        Unshown {
+            query: self.query.take(),
+            fragment: std::mem::take(&mut self.fragment),
+            two_lengths: self.lengths + self.codings > 1,
+        }
     }
 
     /// Bytes that are due before any others are read.
@@ -52,10 +67,12 @@ impl RequestLine {
     /// What is to be parsed in place of the received bytes.
     pub fn pass<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         if !self.open {
+            self.scan_fields(bytes);
             return Cow::Borrowed(bytes);
         }
         let end = memchr::memchr(b'\n', bytes);
         let part = &bytes[..end.unwrap_or(bytes.len())];
+        self.scan_fields(&bytes[end.map_or(bytes.len(), |end| end + 1)..]);
         self.open = end.is_none() && self.line.len() < LINE_BYTES_MAX;
         let unusual = part.iter().any(is_unusual);
         if self.line.is_empty() && !self.open && !unusual {
@@ -63,10 +80,15 @@ impl RequestLine {
         }
         let known = self.line.len();
         self.line.extend_from_slice(part);
+        if !is_request_line(&self.line) {
+            *self = Self { pending: std::mem::take(&mut self.pending), ..Self::default() };
+            return Cow::Borrowed(bytes);
+        }
         let question = memchr::memchr(b'?', &self.line);
         if !self.open {
             self.fragment = self.line.contains(&b'#');
             self.query = question.and_then(|place| query(&self.line[place + 1..]));
+            self.line = Vec::new();
         }
         if !unusual {
             return Cow::Borrowed(bytes);
@@ -80,8 +102,42 @@ impl RequestLine {
     }
 }
 
-/// Far above what a head may have.
-const LINE_BYTES_MAX: usize = 2 << 20;
+impl Head {
+    /// Counts the fields that tell a length.
+    fn scan_fields(&mut self, mut bytes: &[u8]) {
+        while self.in_fields && !bytes.is_empty() {
+            let end = memchr::memchr(b'\n', bytes);
+            let part = &bytes[..end.unwrap_or(bytes.len())];
+            let room = NAME_BYTES_MAX - self.field.len();
+            self.field.extend_from_slice(&part[..part.len().min(room)]);
+            let Some(end) = end else { return };
+            let starts = |name: &[u8]| {
+                self.field.get(..name.len()).is_some_and(|field| field.eq_ignore_ascii_case(name))
+            };
+            self.lengths += u32::from(starts(b"content-length:"));
+            self.codings += u32::from(starts(b"transfer-encoding:"));
+            self.in_fields = !matches!(self.field.as_slice(), b"" | b"\r");
+            self.field.clear();
+            bytes = &bytes[end + 1..];
+        }
+    }
+}
+
+const NAME_BYTES_MAX: usize = b"transfer-encoding:".len();
+
+/// The largest head that can be configured.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// Whether this can be the front of a request line. What is not must pass as it is: it may belong
+/// to a request that came close behind another one.
+fn is_request_line(bytes: &[u8]) -> bool {
+    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    match bytes[method..] {
+        [] => true,
+        [b' ', ref target @ ..] => method > 0 && matches!(target, [] | [b'/' | b'h', ..]),
+        _ => false,
+    }
+}
 
 /// The query at the front of the rest of a request line, if it is to be encoded.
 fn query(rest: &[u8]) -> Option<Vec<u8>> {
@@ -116,7 +172,7 @@ mod tests {
 
     /// What is parsed and kept of a request that arrives in pieces of `step` bytes.
     fn passed(request: &str, step: usize) -> (String, Option<String>, bool) {
-        let mut line = RequestLine::default();
+        let mut line = Head::default();
         line.begin();
         let parsed: Vec<u8> = request
             .as_bytes()
@@ -124,7 +180,7 @@ mod tests {
             .flat_map(|piece| line.pass(piece).into_owned())
             .collect();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-        let RawTarget { query, fragment } = line.take_target();
+        let Unshown { query, fragment, .. } = line.take();
         (text(parsed), query.map(text), fragment)
     }
 
@@ -142,9 +198,33 @@ mod tests {
 
     #[test]
     fn other_requests_are_left_alone() {
-        for raw in ["GET /a?b HTTP/1.1\r\nX: \"c\"?\r\n\r\n", "GET /\"a\" HTTP/1.1\r\n\r\n"] {
+        for raw in [
+            "GET /a?b HTTP/1.1\r\nX: \"c\"?\r\n\r\n",
+            "GET /\"a\" HTTP/1.1\r\n\r\n",
+            "X: ?\"the rest of a head\"\r\n\r\n",
+        ] {
             for step in 1..raw.len() {
                 assert_eq!(passed(raw, step), (raw.to_owned(), None, false));
+            }
+        }
+    }
+
+    #[test]
+    fn two_lengths_are_told_however_they_arrive() {
+        for (fields, two) in [
+            ("Content-Length: 1\r\nTransfer-Encoding: chunked", true),
+            ("TRANSFER-ENCODING: chunked\r\nX: y\r\ncontent-length: 1", true),
+            ("Content-Length: 1\r\nContent-Length: 1", true),
+            ("Content-Length: 1\r\nX-Content-Length: 1", false),
+            ("Content-Length: 1\r\n\r\nContent-Length: 1", false),
+            ("Transfer-Encoding: chunked", false),
+        ] {
+            let request = format!("POST /a HTTP/1.1\r\n{fields}\r\n\r\n");
+            for step in 1..request.len() {
+                let mut head = Head::default();
+                head.begin();
+                request.as_bytes().chunks(step).for_each(|piece| drop(head.pass(piece)));
+                assert_eq!(head.take().two_lengths, two, "{fields} in pieces of {step}");
             }
         }
     }
