@@ -334,9 +334,14 @@ impl Upload {
             if self.halted || (self.frame.is_empty() && self.data.is_empty()) {
                 return Poll::Ready(Ok(()));
             }
-            let slices = [io::IoSlice::new(&self.frame), io::IoSlice::new(&self.data)];
-            let used = if self.data.is_empty() { &slices[..1] } else { &slices[..] };
-            match ready!(Pin::new(&mut *stream).poll_write_vectored(context, used)) {
+            let mut stream = Pin::new(&mut *stream);
+            let written = if self.data.is_empty() {
+                stream.as_mut().poll_write(context, &self.frame)
+            } else {
+                let slices = [io::IoSlice::new(&self.frame), io::IoSlice::new(&self.data)];
+                stream.as_mut().poll_write_vectored(context, &slices)
+            };
+            match ready!(written) {
                 Ok(written) => self.advance(written),
                 // It may have answered before it hung up: whoever reads finds out.
                 Err(_) => self.halted = true,
