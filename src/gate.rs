@@ -240,7 +240,14 @@ fn is_scheme(word: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::authority::Authority;
+    use crate::authority::follow::Follower;
+    use crate::clock::{Clock, Timestamp};
+    use crate::config::Config;
+    use crate::telemetry::metrics::Metrics;
 
     /// `token` is what must be found; `Err` a part of the hint.
     fn check(value: &[u8], bare: bool, token: Result<Option<&str>, &str>) {
@@ -287,5 +294,87 @@ mod tests {
         }
         let refusal = bearer_token(&headers, false).expect_err("refused");
         assert_eq!(refusal.reason(), "authorization_malformed");
+    }
+
+    /// A gate over one row, an hour before its end, on a clock that the test moves.
+    struct Bench {
+        gate: Gate,
+        clock: Clock,
+        follower: Follower,
+        folder: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let digest = TokenDigest::of(b"token");
+            let row = format!(
+                "- {{ credential_id: c-1, tenant: z-1, digest: '{digest}', expire_time: 2023-11-14T23:13:20Z }}\n"
+            );
+            std::fs::write(folder.path().join("c.yaml"), row).expect("written");
+            let text =
+                "credentials: { source: file, file: { path: c.yaml }, max_stale: { writes: 10m } }";
+            let config = Config::parse(text, folder.path()).expect("valid").credentials;
+            let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+            let authority = Authority::new(&config, Arc::new(Metrics::new()));
+            let gate = Gate::new(authority.seat());
+            let follower = Follower::start(&config, authority, clock.clone(), Box::new(|| {}));
+            let mut follower = follower.expect("no deny file");
+            follower.poll();
+            Self { gate, clock, follower, folder }
+        }
+
+        /// The reason of the refusal of a request outside all routes; that is what a permit would
+        /// have been elsewhere.
+        fn reason(&self, access: Access) -> &'static str {
+            let digest = TokenDigest::of(b"token");
+            let outcome = self.gate.admit_digest(digest, None, access, &self.clock.now());
+            outcome.err().expect("there is no place").refusal.reason()
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn an_old_table_stops_writes_before_reads_and_never_hides_an_expiry() {
+        let bench = Bench::new();
+        assert_eq!(bench.reason(Access::Write), "route_unknown");
+        bench.clock.advance(HOUR / 2);
+        assert_eq!(bench.reason(Access::Write), "undecided_stale");
+        assert_eq!(bench.reason(Access::Read), "route_unknown");
+        bench.clock.advance(HOUR / 2);
+        assert_eq!(bench.reason(Access::Write), "credential_expired");
+    }
+
+    #[test]
+    fn a_clock_that_was_stepped_makes_an_expiry_uncertain() {
+        let mut bench = Bench::new();
+        bench.clock.set_wall(bench.clock.now().wall.plus(2 * HOUR));
+        bench.follower.poll();
+        assert_eq!(bench.reason(Access::Read), "clock_uncertain");
+        let bench = Bench::new();
+        bench.clock.set_wall(bench.clock.now().wall.plus(2 * HOUR));
+        assert_eq!(bench.reason(Access::Write), "undecided_stale", "which is looked for first");
+    }
+
+    #[test]
+    fn a_permit_does_not_outlive_a_change() {
+        let mut bench = Bench::new();
+        let digest = TokenDigest::of(b"token");
+        let now = bench.clock.now();
+        let held = bench.gate.authenticate(digest, None, Access::Read, &now).expect("live");
+        let permit = Permit { holder: Holder::Credential(held), access: Access::Read };
+        assert!(bench.gate.confirm(&permit, &now).is_ok());
+        let later = {
+            bench.clock.advance(HOUR);
+            bench.clock.now()
+        };
+        let expired = bench.gate.confirm(&permit, &later).expect_err("expired meanwhile");
+        assert_eq!(expired.refusal, Refusal::CredentialExpired);
+        std::fs::write(bench.folder.path().join("c.yaml"), "[]\n").expect("written");
+        bench.follower.poll();
+        bench.follower.poll();
+        let removed = bench.gate.confirm(&permit, &now).expect_err("removed meanwhile");
+        assert_eq!(removed.refusal, Refusal::TokenUnknown);
     }
 }

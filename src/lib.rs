@@ -1,3 +1,16 @@
+//! scim-guard checks the bearer tokens of a SCIM 2.0 endpoint and forwards what may pass.
+//!
+//! Two journeys cross the crate, and each can be followed by file names alone:
+//!
+//! - a request: `server` → `proxy` → `route` → `credential::token` → `gate` → `proxy::forward` →
+//!   `telemetry::access`
+//! - a credential: `source` → `authority::follow` → `authority::table` → `authority::cache` →
+//!   its verdict → `gate`
+//!
+//! A module imports only what stands below it, and no sibling (`tests/layering.rs`). From top to
+//! bottom: `cli`; `app`; `proxy`, `ops`; `gate`; `refusal`, `route`; `authority`; `source`;
+//! `server`; `telemetry`; `config`; `credential`; `clock`.
+
 pub mod app;
 pub mod authority;
 pub mod cli;

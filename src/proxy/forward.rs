@@ -12,11 +12,12 @@ use http::{Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::answer::{Interrupted, Stream};
 use super::headers::{self, Identity, Origin, is_trusted};
+use super::pool::{Connection, resolve};
 use super::record::Record;
 use super::upstream::{
-    Answer, AnswerBody, Connection, Failure, Interrupted, Outgoing, OutgoingBody, Patience, Stream,
-    Upload, exchange, resolve,
+    Answer, AnswerBody, Failure, Outgoing, OutgoingBody, Patience, Upload, exchange,
 };
 use super::{Local, Proxy, Settings, Upstream};
 use crate::config::value::{Authorization, Segment};

@@ -1,8 +1,10 @@
 //! The face that forwards requests. A request passes from the server through route, token and gate
 //! to [`forward`]; whatever refuses it on the way is answered here.
 
+mod answer;
 mod forward;
 mod headers;
+mod pool;
 mod record;
 mod upstream;
 
@@ -31,8 +33,8 @@ use crate::source::watch::{Step, Tracked};
 use crate::telemetry::access::LineBuffer;
 use crate::telemetry::metrics::Metrics;
 use forward::{Body, Forward};
+use pool::{Pool, Pools};
 use record::{FACE, Record};
-use upstream::{Pool, Pools};
 
 /// What a reload replaces as a whole.
 pub struct Settings {
@@ -162,7 +164,7 @@ impl Local {
         act(self.pools.borrow_mut().entry(upstream).or_default())
     }
 
-    fn keep(&self, upstream: u64, connection: upstream::Connection) {
+    fn keep(&self, upstream: u64, connection: pool::Connection) {
         let now = self.timers.coarse_millis();
         self.pool(upstream, |pool| pool.put(connection, now));
     }
