@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::ops::Ops;
 use crate::proxy::{Proxy, Settings, Shared};
-use crate::server::{Face, bind};
+use crate::server::{Acceptor, Face, bind};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 
@@ -40,12 +40,12 @@ struct ProxyFace {
     shared: Arc<Shared>,
     limits: Arc<ArcSwap<Limits>>,
     /// With the address as configured.
-    acceptors: Vec<(SocketAddr, tokio::task::JoinHandle<()>)>,
+    acceptors: Vec<(SocketAddr, Acceptor)>,
 }
 
 struct OpsFace {
     face: Arc<Face>,
-    acceptor: tokio::task::JoinHandle<()>,
+    acceptor: Acceptor,
 }
 
 /// Why a start or a reload did not happen. It names the key, what is wrong and what to do.
@@ -152,7 +152,7 @@ impl App {
             for address in superfluous {
                 let place = proxy.acceptors.iter().position(|(it, _)| *it == address);
                 let (_, acceptor) = proxy.acceptors.remove(place.expect("it is one of them"));
-                acceptor.abort();
+                acceptor.stop();
             }
             bound.into_iter().for_each(|(address, listener)| proxy.accept(address, listener));
         }
@@ -182,7 +182,7 @@ impl App {
             tokio::time::sleep(config.drain.delay.0).await;
         }
         for (_, acceptor) in &proxy.acceptors {
-            acceptor.abort();
+            acceptor.stop();
         }
         let finished = proxy.face.drain(config.drain.deadline.0).await;
         if !finished {
@@ -196,11 +196,10 @@ impl App {
     pub async fn stop(self) {
         self.minder.stop();
         if let Some(ops) = self.ops {
-            end(ops.face, vec![ops.acceptor]).await;
+            ops.face.end([ops.acceptor]).await;
         }
         if let Some(proxy) = self.proxy {
-            end(proxy.face, proxy.acceptors.into_iter().map(|(_, acceptor)| acceptor).collect())
-                .await;
+            proxy.face.end(proxy.acceptors.into_iter().map(|(_, acceptor)| acceptor)).await;
         }
         if self.log_end.recv_timeout(LOG_PATIENCE) == Err(RecvTimeoutError::Timeout) {
             tracing::error!("standard output is not read; the last access lines are lost");
@@ -209,17 +208,6 @@ impl App {
 }
 
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Ends a face. Its acceptors hold it, so they go first.
-async fn end(face: Arc<Face>, acceptors: Vec<tokio::task::JoinHandle<()>>) {
-    for acceptor in acceptors {
-        acceptor.abort();
-        let _ = acceptor.await;
-    }
-    if let Some(face) = Arc::into_inner(face) {
-        face.stop();
-    }
-}
 
 fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<Settings, Failure> {
     Settings::new(proxy, log).map_err(|faults| Failure(faults.join("\n")))

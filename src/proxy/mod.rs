@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::header::EXPECT;
+use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -229,7 +229,7 @@ impl Service for Proxy {
         let mut record = Record::open(&self.local, &parts, client, settings.access);
         let mut body = Some(body);
         let served = self.serve(&settings, &parts, &mut body, client, &mut record).await;
-        let response = served.unwrap_or_else(|refused| {
+        let mut response = served.unwrap_or_else(|refused| {
             record.refused(&refused);
             refused.refusal.response(&record.request_id).map(Body::whole)
         });
@@ -237,6 +237,10 @@ impl Service for Proxy {
         let waits = !record.has_forwarded() && parts.headers.contains_key(EXPECT);
         if let Some(body) = body.filter(|_| !waits) {
             client.discard(body);
+        }
+        if waits {
+            // Whether a body follows is not known, and so neither is where the next request begins.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.map(|body| body.follow(record)) // Told when the last byte has gone.
     }

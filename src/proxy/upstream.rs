@@ -121,10 +121,17 @@ fn poll_exchange<E>(
         timer.arm(upload.next_patience());
     }
     loop {
-        match Head::parse(&mut connection.received, &mut upload.interim) {
-            Ok(Some(head)) => return Poll::Ready(Ok(head)),
-            Ok(None) => {}
-            Err(what) => return Poll::Ready(Err(Failure::Broken(what))),
+        if upload.answer.is_none() {
+            let parsed = Head::parse(&mut connection.received, &mut upload.interim);
+            upload.answer = parsed.map_err(Failure::Broken)?;
+        }
+        if let Some(head) = &upload.answer {
+            // Who refuses wants no more of the request; who accepts gets all of it first.
+            let wants_more = head.status.is_success() && !upload.halted && !upload.is_complete();
+            if !wants_more {
+                return Poll::Ready(Ok(upload.answer.take().expect("it is there")));
+            }
+            break;
         }
         match connection.poll_receive(context, HEAD_ROOM) {
             Poll::Ready(Ok(bytes)) if bytes > 0 => {}
@@ -162,6 +169,8 @@ pub struct Upload {
     bytes: u64,
     /// Interim answers so far.
     interim: u32,
+    /// A final one that came before all was sent.
+    answer: Option<Head>,
 }
 
 impl Upload {
@@ -186,6 +195,7 @@ impl Upload {
             progress: 0,
             bytes: 0,
             interim: 0,
+            answer: None,
         }
     }
 
@@ -235,11 +245,13 @@ impl Upload {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Failure<E>>> {
         loop {
-            if self.frame.is_empty() && self.data.is_empty() {
-                ready!(self.poll_fill(context))?;
-            }
-            if self.halted || (self.frame.is_empty() && self.data.is_empty()) {
+            if self.halted || self.is_complete() {
                 return Poll::Ready(Ok(()));
+            }
+            if self.frame.is_empty() && self.data.is_empty() {
+                // This may bring nothing to write, such as trailers.
+                ready!(self.poll_fill(context))?;
+                continue;
             }
             let mut stream = Pin::new(&mut *stream);
             let written = if self.data.is_empty() {

@@ -53,7 +53,7 @@ impl Connection {
 
     /// All of the request's body has been received. Until then what arrives is no new request.
     pub fn body_ended(&self) {
-        self.state.body_ended();
+        self.state.body_ended(self.state.request.get());
     }
 
     /// Reads the rest of a body that nobody wants, so that the client sees our answer and can go
@@ -63,6 +63,7 @@ impl Connection {
             return self.body_ended();
         }
         let (state, timer) = (Rc::clone(&self.state), self.timers.timer());
+        let request = self.state.request.get();
         tokio::task::spawn_local(async move {
             let rest = async {
                 let mut bytes = 0;
@@ -70,7 +71,7 @@ impl Connection {
                     match next_frame(&mut body).await {
                         Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, Bytes::len),
                         Some(Err(_)) => break,
-                        None => return state.body_ended(),
+                        None => return state.body_ended(request),
                     }
                 }
             };
@@ -170,6 +171,9 @@ impl Ended {
 /// Where a connection is, and until when.
 struct State {
     phase: Cell<Phase>,
+    /// The number of the latest request.
+    request: Cell<u64>,
+    leaving: Cell<bool>,
     /// Whether bytes of the last request's body may still come.
     body_open: Cell<bool>,
     patience: Timer,
@@ -186,12 +190,16 @@ enum Phase {
     Idle,
     Head,
     Request,
+    /// The answer is complete and not yet all written.
+    Answered,
 }
 
 impl State {
     fn new(timers: &Timers, limits: Arc<Limits>) -> Self {
         let state = Self {
             phase: Cell::new(Phase::Fresh),
+            request: Cell::new(0),
+            leaving: Cell::new(false),
             body_open: Cell::new(false),
             patience: timers.timer(),
             send: timers.timer(),
@@ -214,22 +222,37 @@ impl State {
 
     fn begin(&self, body: &Incoming) {
         self.phase.set(Phase::Request);
+        self.request.set(self.request.get() + 1);
         self.body_open.set(!body.is_end_stream());
         self.patience.arm(self.limits.request_time.0);
     }
 
-    fn body_ended(&self) {
-        self.body_open.set(false);
+    /// The body of this request has been received. Whoever says so may be late: the next request
+    /// can have begun.
+    fn body_ended(&self, request: u64) {
+        if request == self.request.get() {
+            self.body_open.set(false);
+        }
     }
 
-    fn end(&self) {
-        self.phase.set(Phase::Idle);
-        self.patience.arm(self.limits.idle_timeout.0);
+    /// All of the answer is on its way; what is left of it still has the request's time.
+    fn answered(&self) {
+        self.phase.set(Phase::Answered);
+    }
+
+    /// All that was written has gone.
+    fn flushed(&self) {
+        if self.phase.get() == Phase::Answered {
+            self.phase.set(Phase::Idle);
+            let idle = self.limits.idle_timeout.0;
+            self.patience.arm(if self.leaving.get() { idle.min(LAST_REQUEST_TIME) } else { idle });
+        }
     }
 
     /// What a client that is between two requests still gets once we leave: time for one that is
     /// on its way.
     fn leave(&self) {
+        self.leaving.set(true);
         if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) {
             self.patience.arm(LAST_REQUEST_TIME);
         }
@@ -243,9 +266,10 @@ impl State {
     /// How a connection ends whose patience is over.
     fn run_out(&self) -> Ended {
         match self.phase.get() {
-            Phase::Fresh | Phase::Head => self.cut("header_timeout"),
             Phase::Idle => Ended::Well,
-            Phase::Request => self.cut("request_time"),
+            Phase::Fresh if self.leaving.get() => Ended::Well,
+            Phase::Fresh | Phase::Head => self.cut("header_timeout"),
+            Phase::Request | Phase::Answered => self.cut("request_time"),
         }
     }
 }
@@ -257,7 +281,7 @@ struct RequestGuard(Rc<State>);
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.answered();
     }
 }
 
@@ -358,7 +382,9 @@ impl AsyncWrite for Watched {
         true
     }
 
+    /// Called once there is nothing left to write.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.state.flushed();
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

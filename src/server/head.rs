@@ -51,7 +51,7 @@ impl Head {
         Unshown {
             query: self.query.take(),
             fragment: std::mem::take(&mut self.fragment),
-            two_lengths: self.lengths + self.codings > 1,
+            two_lengths: std::mem::take(&mut self.lengths) + std::mem::take(&mut self.codings) > 1,
         }
     }
 
@@ -70,9 +70,16 @@ impl Head {
             self.scan_fields(bytes);
             return Cow::Borrowed(bytes);
         }
-        let end = memchr::memchr(b'\n', bytes);
-        let part = &bytes[..end.unwrap_or(bytes.len())];
-        self.scan_fields(&bytes[end.map_or(bytes.len(), |end| end + 1)..]);
+        // Line ends before a request are passed over (RFC 9112 section 2.2).
+        let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let blank = if self.line.is_empty() { blank } else { 0 };
+        let (blanks, rest) = bytes.split_at(blank);
+        if rest.is_empty() {
+            return Cow::Borrowed(bytes);
+        }
+        let end = memchr::memchr(b'\n', rest);
+        let part = &rest[..end.unwrap_or(rest.len())];
+        self.scan_fields(&rest[end.map_or(rest.len(), |end| end + 1)..]);
         self.open = end.is_none() && self.line.len() < LINE_BYTES_MAX;
         let unusual = part.iter().any(is_unusual);
         if self.line.is_empty() && !self.open && !unusual {
@@ -81,7 +88,8 @@ impl Head {
         let known = self.line.len();
         self.line.extend_from_slice(part);
         if !is_request_line(&self.line) {
-            *self = Self { pending: std::mem::take(&mut self.pending), ..Self::default() };
+            self.open = false;
+            self.line = Vec::new();
             return Cow::Borrowed(bytes);
         }
         let question = memchr::memchr(b'?', &self.line);
@@ -95,10 +103,8 @@ impl Head {
         }
         let start = question.map_or(part.len(), |place| (place + 1).saturating_sub(known));
         let (before, within) = part.split_at(start.min(part.len()));
-        let mut encoded = encode(before, |byte| *byte == b'#');
-        encoded.extend(encode_query(within));
-        encoded.extend_from_slice(&bytes[part.len()..]);
-        Cow::Owned(encoded)
+        let (before, within) = (encode(before, |byte| *byte == b'#'), encode_query(within));
+        Cow::Owned([blanks, &before, &within, &rest[part.len()..]].concat())
     }
 }
 
@@ -131,7 +137,8 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 /// Whether this can be the front of a request line. What is not must pass as it is: it may belong
 /// to a request that came close behind another one.
 fn is_request_line(bytes: &[u8]) -> bool {
-    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    let token = |byte: &&u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let method = bytes.iter().take_while(token).count();
     match bytes[method..] {
         [] => true,
         [b' ', ref target @ ..] => method > 0 && matches!(target, [] | [b'/' | b'h', ..]),
@@ -219,7 +226,7 @@ mod tests {
             ("Content-Length: 1\r\n\r\nContent-Length: 1", false),
             ("Transfer-Encoding: chunked", false),
         ] {
-            let request = format!("POST /a HTTP/1.1\r\n{fields}\r\n\r\n");
+            let request = format!("\r\npost /a HTTP/1.1\r\n{fields}\r\n\r\n");
             for step in 1..request.len() {
                 let mut head = Head::default();
                 head.begin();
@@ -234,6 +241,7 @@ mod tests {
         for (raw, encoded) in [
             ("GET /a#b HTTP/1.1\r\n\r\n", "GET /a%23b HTTP/1.1\r\n\r\n"),
             ("GET /a?b=#c HTTP/1.1\r\n\r\n", "GET /a?b=%23c HTTP/1.1\r\n\r\n"),
+            ("\r\n\r\nGeT /a?#c HTTP/1.1\r\n\r\n", "\r\n\r\nGeT /a?%23c HTTP/1.1\r\n\r\n"),
         ] {
             for step in 1..raw.len() {
                 let (parsed, _, fragment) = passed(raw, step);

@@ -76,6 +76,24 @@ enum Message {
     Drain,
 }
 
+/// A listener at work.
+pub struct Acceptor {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Acceptor {
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Ends it whatever it is about.
+    async fn end(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
 /// A connection's place among those allowed; given back when dropped.
 struct Ticket {
     load: Arc<AtomicUsize>,
@@ -126,14 +144,23 @@ impl Face {
         Self { name, workers, free: Arc::new(Semaphore::new(connections)), connections }
     }
 
-    /// Accepts connections until dropped or aborted. Must be called within a runtime.
-    pub fn accept(self: &Arc<Self>, listener: TcpListener) -> tokio::task::JoinHandle<()> {
-        let face = Arc::clone(self);
-        tokio::spawn(async move {
+    /// Accepts connections until told to stop. Must be called within a runtime.
+    pub fn accept(self: &Arc<Self>, listener: TcpListener) -> Acceptor {
+        let (face, stop) = (Arc::clone(self), CancellationToken::new());
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
             loop {
-                let permit = Arc::clone(&face.free).acquire_owned().await.expect("never closed");
-                match listener.accept().await {
-                    Ok((stream, peer)) => face.hand_over(stream, peer, permit),
+                // Those who have connected already are let in before the door is closed.
+                let accepted = tokio::select! {
+                    biased;
+                    accepted = listener.accept() => accepted,
+                    () = stopped.cancelled() => return,
+                };
+                match accepted {
+                    Ok((stream, peer)) => {
+                        let permit = Arc::clone(&face.free).acquire_owned().await;
+                        face.hand_over(stream, peer, permit.expect("never closed"));
+                    }
                     Err(error) => {
                         // Out of descriptors, most likely: give others time to return theirs.
                         tracing::warn!(face = face.name, "cannot accept a connection: {error}");
@@ -141,7 +168,8 @@ impl Face {
                     }
                 }
             }
-        })
+        });
+        Acceptor { stop, task }
     }
 
     /// To the worker with the fewest connections.
@@ -195,8 +223,18 @@ impl Face {
         tokio::time::timeout(deadline, all).await.is_ok()
     }
 
-    /// Ends the workers, and what they still serve.
-    pub fn stop(self) {
+    /// Ends the face, and what its workers still serve.
+    pub async fn end(self: Arc<Self>, acceptors: impl IntoIterator<Item = Acceptor>) {
+        for acceptor in acceptors {
+            acceptor.end().await;
+        }
+        // The acceptors were the others who held it.
+        if let Some(face) = Arc::into_inner(self) {
+            face.stop();
+        }
+    }
+
+    fn stop(self) {
         for worker in self.workers {
             drop(worker.messages);
             if worker.thread.join().is_err() {

@@ -55,6 +55,49 @@ fn request_bodies_arrive_whole_and_framed_as_they_were() {
 }
 
 #[test]
+fn trailers_end_at_the_proxy_and_hold_up_nothing() {
+    let backend = Backend::friendly();
+    let guard = Setup::new(backend.address).proxy("limits: { request_time: 2s }").start();
+    for body in ["3\r\nabc\r\n0\r\nX-Trailer: forged\r\n\r\n", "0\r\nX-Trailer: forged\r\n\r\n"] {
+        let framing = "Trailer: X-Trailer\r\nTransfer-Encoding: chunked";
+        assert_eq!(post(&guard, framing, body.as_bytes()).status, 200);
+        let seen = backend.seen().pop().expect("forwarded");
+        assert!(!seen.head.contains("railer"), "{}", seen.head);
+    }
+}
+
+/// A backend that accepts before it has read all still gets all.
+#[test]
+fn an_early_acceptance_does_not_cut_the_upload() {
+    let body = noise(1 << 20);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let length = body.len();
+    let reader = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        std::io::Write::write_all(&mut stream, answer).expect("written");
+        let mut received = Vec::new();
+        let mut buffer = [0; 65_536];
+        let complete = |received: &[u8]| {
+            let end = received.windows(4).position(|it| it == b"\r\n\r\n");
+            end.is_some_and(|end| received.len() >= end + 4 + length)
+        };
+        while !complete(&received) {
+            match std::io::Read::read(&mut stream, &mut buffer) {
+                Ok(bytes) if bytes > 0 => received.extend_from_slice(&buffer[..bytes]),
+                _ => return false,
+            }
+        }
+        true
+    });
+    let guard = Setup::new(address).start();
+    let reply = post(&guard, &format!("Content-Length: {length}"), &body);
+    assert_eq!((reply.status, reply.text().as_str()), (200, "ok"));
+    assert!(reader.join().expect("no panic"), "the backend got all of it");
+}
+
+#[test]
 fn a_body_over_the_limit_is_refused_however_it_is_framed() {
     let backend = Backend::friendly();
     let guard = Setup::new(backend.address).proxy("limits: { request_body: 64KiB }").start();

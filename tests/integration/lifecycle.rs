@@ -121,6 +121,31 @@ fn a_request_that_comes_late_in_a_drain_is_answered() {
     assert_eq!(guard.wait().code(), Some(0));
 }
 
+/// An answer that is still being read when we leave is read to its end.
+#[test]
+fn a_drain_cuts_no_answer() {
+    let body = "x".repeat(8 << 20);
+    let length = body.len();
+    let backend = Backend::start(move |_| ok(&body));
+    let mut guard = Setup::new(backend.address)
+        .proxy("drain: { delay: 0s, deadline: 10s }")
+        .proxy("limits: { idle_timeout: 300ms }")
+        .start();
+    let mut client = guard.client();
+    client.write(
+        format!("GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n")
+            .as_bytes(),
+    );
+    let mut first = [0; 100];
+    std::io::Read::read_exact(&mut client.stream, &mut first).expect("the head");
+    guard.signal(Signal::TERM);
+    guard.wait_for_diagnostic("leaving");
+    // Longer than an idle connection would be kept.
+    std::thread::park_timeout(std::time::Duration::from_secs(1));
+    assert!(client.rest().len() + first.len() > length);
+    assert_eq!(guard.wait().code(), Some(0));
+}
+
 #[test]
 fn a_second_signal_ends_a_drain_at_once() {
     let backend = Backend::start(|_| Act::Silence);

@@ -240,6 +240,36 @@ fn a_refused_body_is_never_read_as_a_request() {
     }
 }
 
+/// The news that one body has ended may come when the next request has begun.
+#[test]
+fn a_body_behind_another_one_is_never_read_as_a_request() {
+    let backend = Backend::friendly();
+    let guard = Setup::new(backend.address).start();
+    let inner =
+        format!("GET /scim/v2/Groups HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    let trap = format!("G /?{}\n{inner}", "\"".repeat(inner.len()));
+    let head = |length: usize| {
+        format!(
+            "POST /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer wrong\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    for _ in 0..10 {
+        let mut client = guard.client();
+        client.write(head(10).as_bytes());
+        assert_eq!(client.reply(false).expect("an answer").status, 401);
+        client.write(format!("0123456789{}", head(trap.len())).as_bytes());
+        assert_eq!(client.reply(false).expect("an answer").status, 401);
+        client.write(trap.as_bytes());
+        let reply = client.get("/Users?filter=next", TOKEN);
+        assert_eq!(reply.status, 200);
+        assert_eq!(
+            backend.seen().pop().expect("forwarded").line(),
+            "GET /scim/v2/Users?filter=next HTTP/1.1"
+        );
+    }
+    assert_eq!(backend.seen().len(), 10);
+}
+
 #[test]
 fn a_length_that_is_told_twice_is_refused() {
     let backend = Backend::friendly();
