@@ -1,5 +1,5 @@
 //! The face that forwards requests. A request passes from the server through route, token and gate
-//! to [`forward`]; whatever refuses it on the way is answered here.
+//! to `forward`; whatever refuses it on the way is answered here.
 
 mod answer;
 mod forward;
