@@ -9,7 +9,7 @@
 //!
 //! A module imports only what stands below it, and no sibling (`tests/layering.rs`). From top to
 //! bottom: `cli`; `app`; `proxy`, `ops`; `gate`; `refusal`, `route`; `authority`; `source`;
-//! `server`; `telemetry`; `config`; `credential`; `clock`.
+//! `server`, `store`; `telemetry`; `config`; `credential`; `clock`.
 
 pub mod app;
 pub mod authority;
@@ -24,4 +24,5 @@ pub mod refusal;
 pub mod route;
 pub mod server;
 pub mod source;
+pub mod store;
 pub mod telemetry;

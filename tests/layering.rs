@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 12] = [
     &["refusal", "route"],
     &["authority"],
     &["source"],
-    &["server"],
+    &["server", "store"],
     &["telemetry"],
     &["config"],
     &["credential"],

@@ -1,8 +1,10 @@
 //! The domain: what a credential is and whether it is good at an instant. No I/O, no clock.
 
+pub mod feed;
 pub mod token;
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::clock::{Now, Timestamp};
@@ -33,6 +35,31 @@ pub enum Status {
     Enabled,
     Disabled,
 }
+
+impl Status {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "Enabled",
+            Self::Disabled => "Disabled",
+        }
+    }
+}
+
+impl FromStr for Status {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match text {
+            "Enabled" => Ok(Self::Enabled),
+            "Disabled" => Ok(Self::Disabled),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+/// Not the text of what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
 
 /// When a credential ends. RFC 7644 section 7.4 demands a limited lifetime, so `Never` is only
 /// for those who asked for it by name.
@@ -69,7 +96,7 @@ pub enum Verdict {
 }
 
 /// The number of a change or listing, as its source counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
 /// Tencent's zone, Alibaba's directory: whose users a credential may touch (RFC 7644 section 6).
