@@ -8,9 +8,10 @@
 //!   its verdict → `gate`
 //!
 //! A module imports only what stands below it, and no sibling (`tests/layering.rs`). From top to
-//! bottom: `cli`; `app`; `proxy`, `ops`; `gate`; `refusal`, `route`; `authority`; `source`;
+//! bottom: `cli`; `app`; `proxy`, `admin`, `ops`; `gate`; `refusal`, `route`; `authority`; `source`;
 //! `server`, `store`; `telemetry`; `config`; `credential`; `clock`.
 
+pub mod admin;
 pub mod app;
 pub mod authority;
 pub mod cli;

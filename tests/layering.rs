@@ -8,7 +8,7 @@ use std::path::Path;
 const LAYERS: [&[&str]; 12] = [
     &["cli"],
     &["app"],
-    &["proxy", "ops"],
+    &["proxy", "admin", "ops"],
     &["gate"],
     &["refusal", "route"],
     &["authority"],

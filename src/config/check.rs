@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use super::value::{RouteTenant, Segment, Span};
 use super::yaml::Fault;
-use super::{Config, Credentials, Limits, Proxy, Route, Source};
+use super::{Admin, Config, Limits, Proxy, Route, Source};
+use crate::credential::feed::History;
 
 /// All faults, without lines.
 pub fn faults(config: &Config) -> Vec<Fault> {
     let mut faults = Faults::default();
     if let Some(proxy) = &config.proxy {
         check_proxy(proxy, &mut faults);
-        check_ports(config, proxy, &mut faults);
     }
-    check_credentials(&config.credentials, &mut faults);
+    check_ports(config, &mut faults);
+    check_credentials(config, &mut faults);
+    if let Some(admin) = &config.admin {
+        check_admin(admin, &mut faults);
+    }
     faults.0
 }
 
@@ -141,33 +145,102 @@ fn check_limits(limits: &Limits, faults: &mut Faults) {
     );
 }
 
-fn check_ports(config: &Config, proxy: &Proxy, faults: &mut Faults) {
+fn check_ports(config: &Config, faults: &mut Faults) {
+    let ops = config.ops.iter().map(|ops| (ops.listen, "ops.listen".to_owned()));
+    let admin = config.admin.iter().map(|admin| (admin.listen, "admin.listen".to_owned()));
+    let listeners = config.proxy.iter().flat_map(|proxy| proxy.listeners.iter().enumerate());
+    let proxy = listeners
+        .map(|(index, listener)| (listener.address, format!("proxy.listeners[{index}].address")));
     let mut taken = Vec::new();
-    if let Some(ops) = &config.ops {
-        taken.push((ops.listen, "ops.listen".to_owned()));
-    }
-    for (index, listener) in proxy.listeners.iter().enumerate() {
-        let place = format!("proxy.listeners[{index}].address");
-        let twin = taken.iter().find(|(address, _)| *address == listener.address);
-        if let Some((_, other)) = twin.filter(|_| listener.address.0.port() != 0) {
+    for (address, place) in ops.chain(admin).chain(proxy) {
+        let twin = taken.iter().find(|(other, _)| *other == address);
+        if let Some((_, other)) = twin.filter(|_| address.0.port() != 0) {
             faults.add(&place, format!("is the same as {other}: choose another port"));
         }
-        taken.push((listener.address, place));
+        taken.push((address, place));
     }
 }
 
-fn check_credentials(credentials: &Credentials, faults: &mut Faults) {
+fn check_admin(admin: &Admin, faults: &mut Faults) {
+    faults.add_if(
+        !admin.listen.0.ip().is_loopback() && !admin.insecure_cleartext,
+        "admin.listen",
+        "is not loopback, and tokens would cross the network in clear text: listen on loopback, or \
+         set insecure_cleartext: true where something else encrypts",
+    );
+    for (index, token) in admin.tokens.iter().enumerate() {
+        let place = format!("admin.tokens[{index}]");
+        let named = (1..=64).contains(&token.name.len())
+            && token
+                .name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte));
+        faults.add_if(
+            !named,
+            format!("{place}.name"),
+            "must be 1 to 64 of A-Z a-z 0-9 . _ @ -: the audit log calls its holder so",
+        );
+        faults.add_if(
+            admin.tokens[..index].iter().any(|other| other.name == token.name),
+            format!("{place}.name"),
+            "is taken by another token: give each a name of its own",
+        );
+    }
+    let limits = &admin.limits;
+    faults.add_if(
+        !(1..=10_000).contains(&limits.credentials_per_tenant),
+        "admin.limits.credentials_per_tenant",
+        "must be between 1 and 10000",
+    );
+    faults.add_if(
+        limits.expire_min > limits.expire_max,
+        "admin.limits.expire_min",
+        "is longer than expire_max: make it shorter",
+    );
+    faults.add_if(
+        !(limits.expire_min..=limits.expire_max).contains(&limits.expire_default)
+            && limits.expire_min <= limits.expire_max,
+        "admin.limits.expire_default",
+        "must lie between expire_min and expire_max",
+    );
+    at_most(limits.expire_max, CENTURY, "admin.limits.expire_max", faults);
+}
+
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+fn check_credentials(config: &Config, faults: &mut Faults) {
+    let credentials = &config.credentials;
+    faults.add_if(
+        credentials.source == Source::Embedded && config.admin.is_none(),
+        "credentials.source",
+        "is embedded, and there is no admin section: add one with listen and store",
+    );
+    faults.add_if(
+        credentials.source == Source::Native && credentials.native.is_none(),
+        "credentials.source",
+        "is native, and there is no native section: add one with url and token",
+    );
+    if let Some(native) = &credentials.native {
+        faults.add_if(
+            !native.url.secure && !native.url.is_loopback() && !native.insecure_cleartext,
+            "credentials.native.url",
+            "is clear text beyond loopback, and the token would cross the network: write https://, \
+             or set insecure_cleartext: true where something else encrypts",
+        );
+        let malformed = |id: &String| id.parse::<History>().is_err();
+        faults.add_if(
+            native.accept_history.as_ref().is_some_and(malformed),
+            "credentials.native.accept_history",
+            "is no history's id: the log and `source accept` name it",
+        );
+    }
     faults.add_if(
         credentials.source == Source::File && credentials.file.is_none(),
         "credentials.source",
         "is file, and there is no file section: add file: { path: credentials.yaml }",
     );
     let looks = Span::seconds(1);
-    faults.add_if(
-        credentials.refresh < looks,
-        "credentials.refresh",
-        "must be at least 1s: files are looked at once a second",
-    );
+    faults.add_if(credentials.refresh < looks, "credentials.refresh", "must be at least 1s");
     at_most(credentials.refresh, DAY, "credentials.refresh", faults);
     for (span, key) in
         [(credentials.max_stale.reads, "reads"), (credentials.max_stale.writes, "writes")]
@@ -241,7 +314,7 @@ ops: { listen: 127.0.0.1:9090 }
         check(
             "source: file",
             "source: etcd",
-            &["credentials.source: this does not belong here: write file"],
+            &["credentials.source: this does not belong here: write embedded, native or file"],
         );
         check("- tenant: z-1", "- tenant: 7", &["proxy.routes[0].tenant: write a tenant id"]);
     }

@@ -1,6 +1,7 @@
 //! `proxy.yaml` as plain data: no sockets, no clients, no secrets. A loaded [`Config`] is right
 //! in itself; whether files can be read and ports bound shows when it is put to use.
 
+mod admin;
 mod check;
 pub mod value;
 pub mod yaml;
@@ -11,12 +12,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+pub use admin::{Admin, AdminLimits, AdminToken, Mode, Native, Replica, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
 use value::{
-    Address, Authorization, HostName, Network, RoutePath, RouteTenant, Size, Span, UpstreamUrl,
-    rebase,
+    Address, Authorization, HostName, Network, RoutePath, RouteTenant, SecretRef, Size, Span,
+    UpstreamUrl, rebase,
 };
 use yaml::{Fault, Node};
 
@@ -28,7 +29,11 @@ pub struct Config {
     pub proxy: Option<Proxy>,
     pub credentials: Credentials,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<Admin>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ops: Option<Ops>,
+    #[serde(default)]
+    pub replica: Replica,
     #[serde(default)]
     pub log: Log,
 }
@@ -190,6 +195,9 @@ impl Upstream {
 pub struct Credentials {
     /// Which of the sections below is asked. A change needs a restart.
     pub source: Source,
+    /// For `source: native`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub native: Option<Native>,
     /// For `source: file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
@@ -197,7 +205,7 @@ pub struct Credentials {
     /// says. Must exist at start; `[]` is an empty one. A change of the path needs a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deny: Option<PathBuf>,
-    /// How often the source should confirm the table at the latest. An unknown token is 401 only
+    /// How often the source is asked, and the backstop of a stream of changes. An unknown token is 401 only
     /// while the last confirmation is not older than twice this; then 503. Default: 30 seconds.
     #[serde(default = "Credentials::default_refresh")]
     pub refresh: Span,
@@ -216,7 +224,21 @@ impl Credentials {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
+    /// The admin API of the section `admin`.
+    Embedded,
+    /// The admin API of another process.
+    Native,
     File,
+}
+
+impl Source {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Native => "native",
+            Self::File => "file",
+        }
+    }
 }
 
 /// A file as the source.
@@ -252,11 +274,14 @@ pub struct Cache {
     /// Credentials that are kept resolved; others are resolved at each use. Default: 100,000. A
     /// change needs a restart.
     pub entries: u64,
+    /// Tokens that an admin API did not know a moment ago. Default: 10,000. A change needs a
+    /// restart.
+    pub unknown_entries: u64,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { entries: 100_000 }
+        Self { entries: 100_000, unknown_entries: 10_000 }
     }
 }
 
@@ -354,6 +379,12 @@ impl Config {
                 rebase(path, directory);
             }
         }
+        if let Some(native) = &mut self.credentials.native {
+            native.rebase(directory);
+        }
+        if let Some(admin) = &mut self.admin {
+            admin.rebase(directory);
+        }
         if let Some(file) = &mut self.credentials.file {
             rebase(&mut file.path, directory);
         }
@@ -367,15 +398,23 @@ impl Config {
         let workers = |config: &Self| config.proxy.as_ref().map(|proxy| proxy.workers);
         let connections =
             |config: &Self| config.proxy.as_ref().map(|proxy| proxy.limits.connections);
+        fn admin<T: PartialEq>(old: &Config, new: &Config, key: impl Fn(&Admin) -> &T) -> bool {
+            old.admin.as_ref().zip(new.admin.as_ref()).is_some_and(|(a, b)| key(a) != key(b))
+        }
         let (old, new) = (&self.credentials, &other.credentials);
         [
             ("proxy (as a whole section)", self.proxy.is_some() != other.proxy.is_some()),
             ("proxy.workers", workers(self) != workers(other)),
             ("proxy.limits.connections", connections(self) != connections(other)),
             ("credentials.source", old.source != new.source),
+            ("credentials.native", old.native != new.native),
             ("credentials.file", old.file != new.file),
             ("credentials.deny", old.deny != new.deny),
             ("credentials.cache", old.cache != new.cache),
+            ("admin (as a whole section)", self.admin.is_some() != other.admin.is_some()),
+            ("admin.listen", admin(self, other, |admin| &admin.listen)),
+            ("admin.store", admin(self, other, |admin| &admin.store)),
+            ("replica", self.replica != other.replica),
             ("ops", self.ops != other.ops),
             ("log.format", self.log.format != other.log.format),
         ]
@@ -414,6 +453,28 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
         Err(io::Error::other("this is not a regular file"))
     }
 }
+
+/// Reads what a reference leads to, without the blanks and line breaks around it. The refusal
+/// tells what to mend and nothing of the secret.
+pub fn read_secret(reference: &SecretRef) -> Result<String, String> {
+    let text = match reference {
+        SecretRef::Env(name) => std::env::var(name)
+            .map_err(|_| format!("the environment variable {name} is not set to a text"))?,
+        SecretRef::File(path) => {
+            let mut text = String::new();
+            let read = open_regular(path)
+                .and_then(|file| file.take(SECRET_BYTES_MAX).read_to_string(&mut text));
+            read.map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
+            text
+        }
+    };
+    match text.trim() {
+        "" => Err(format!("{reference} is empty")),
+        secret => Ok(secret.to_owned()),
+    }
+}
+
+const SECRET_BYTES_MAX: u64 = 16 << 10;
 
 impl Fault {
     fn of_file(what: String) -> Self {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::clock::Timestamp;
 use crate::credential::TenantId;
 
 /// Gives a type that has `FromStr` and `Display` its place in YAML and in the JSON Schema. The
@@ -427,6 +428,176 @@ written_as_text!(
     "^(remove|keep|file:.+)$"
 );
 
+/// Where a secret is: `file:PATH`, whose content is trimmed, or `env:NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretRef {
+    File(PathBuf),
+    Env(String),
+}
+
+impl SecretRef {
+    pub(super) fn rebase(&mut self, directory: &Path) {
+        if let Self::File(path) = self {
+            rebase(path, directory);
+        }
+    }
+}
+
+impl FromStr for SecretRef {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match text.split_once(':') {
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("env", name)) if !name.is_empty() && !name.contains('=') => {
+                Ok(Self::Env(name.to_owned()))
+            }
+            _ => Err(Malformed),
+        }
+    }
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Env(name) => write!(f, "env:{name}"),
+        }
+    }
+}
+
+written_as_text!(
+    SecretRef,
+    "file:PATH or env:NAME of a secret, which itself must not stand here",
+    "^(file|env):.+$"
+);
+
+/// Which store the admin API keeps: `sqlite:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreRef(pub PathBuf);
+
+impl StoreRef {
+    pub(super) fn rebase(&mut self, directory: &Path) {
+        rebase(&mut self.0, directory);
+    }
+}
+
+impl FromStr for StoreRef {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match text.strip_prefix("sqlite:") {
+            Some(path) if !path.is_empty() && !path.contains('?') => Ok(Self(path.into())),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+impl fmt::Display for StoreRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sqlite:{}", self.0.display())
+    }
+}
+
+written_as_text!(StoreRef, "sqlite:PATH, such as sqlite:./data/admin.db", "^sqlite:.+$");
+
+/// A tenant's id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantName(pub TenantId);
+
+impl FromStr for TenantName {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        TenantId::parse(text).map(Self).map_err(|_| Malformed)
+    }
+}
+
+impl fmt::Display for TenantName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+written_as_text!(
+    TenantName,
+    "a tenant id of 1 to 128 of A-Z a-z 0-9 . _ -",
+    "^[A-Za-z0-9._-]{1,128}$"
+);
+
+/// A point in time, in RFC 3339.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instant(pub Timestamp);
+
+impl FromStr for Instant {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        Timestamp::parse(text).map(Self).ok_or(Malformed)
+    }
+}
+
+impl fmt::Display for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+written_as_text!(
+    Instant,
+    "a time with its zone, such as 2027-11-22T00:00:00Z",
+    "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ].+$"
+);
+
+/// Where an admin API is: `https://HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminUrl {
+    pub secure: bool,
+    /// Host and port as they stand in a `Host` header.
+    pub authority: String,
+}
+
+impl AdminUrl {
+    /// Whether what is sent there stays on this machine.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, port)| {
+            if port.ends_with(']') { &self.authority } else { host }
+        });
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
+impl FromStr for AdminUrl {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let (secure, rest) = match text.split_once("://") {
+            Some(("https", rest)) => (true, rest),
+            Some(("http", rest)) => (false, rest),
+            _ => return Err(Malformed),
+        };
+        let as_upstream: UpstreamUrl = format!("http://{rest}").parse()?;
+        let authority = rest.trim_end_matches('/');
+        if !as_upstream.path.segments().is_empty() || authority.contains('/') {
+            return Err(Malformed);
+        }
+        Ok(Self { secure, authority: authority.to_ascii_lowercase() })
+    }
+}
+
+impl fmt::Display for AdminUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.secure { "https" } else { "http" }, self.authority)
+    }
+}
+
+written_as_text!(
+    AdminUrl,
+    "https:// (or http://) with host and port and without a path, such as https://guard-admin:8081",
+    "^https?://[^/?#@]+/?$"
+);
+
 /// Puts a relative path below the directory of the config file.
 pub fn rebase(path: &mut PathBuf, directory: &Path) {
     if path.is_relative() {
@@ -518,6 +689,26 @@ mod tests {
         for bad in ["Keep", "file:", "Bearer abc", "env:TOKEN"] {
             check::<Authorization>(bad, None);
         }
+    }
+
+    #[test]
+    fn references_and_admin_urls() {
+        check::<SecretRef>("file:/run/token", Some("file:/run/token"));
+        check::<SecretRef>("env:TOKEN", Some("env:TOKEN"));
+        for bad in ["file:", "env:", "secret", "vault:x"] {
+            check::<SecretRef>(bad, None);
+        }
+        check::<StoreRef>("sqlite:./data/admin.db", Some("sqlite:./data/admin.db"));
+        check::<StoreRef>("postgres://x", None);
+        check::<AdminUrl>("https://Guard-admin:8081/", Some("https://guard-admin:8081"));
+        for bad in ["guard-admin:8081", "https://a/b", "ftp://a", "https://u:p@a", "https://"] {
+            check::<AdminUrl>(bad, None);
+        }
+        let local = |text: &str| text.parse::<AdminUrl>().expect("valid").is_loopback();
+        assert!(local("http://127.0.0.1:8081") && local("http://[::1]:1") && local("http://[::1]"));
+        assert!(!local("http://10.0.0.1:8081") && !local("http://guard-admin"));
+        check::<Instant>("2027-11-22T00:00:00Z", Some("2027-11-22T00:00:00Z"));
+        check::<Instant>("2027-11-22", None);
     }
 
     #[test]

@@ -135,6 +135,13 @@ macro_rules! identifier {
 identifier!(TenantId);
 identifier!(CredentialId);
 
+impl CredentialId {
+    /// A new one, which nobody has and nobody can guess: `scimcred-` and 20 characters.
+    pub fn random() -> Self {
+        Self(format!("scimcred-{}", token::random_text::<36>(20)).into())
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidId;
 

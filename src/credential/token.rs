@@ -49,6 +49,10 @@ impl TokenDigest {
         Some(Self(bytes))
     }
 
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// 64 well-mixed bits, for maps that need no hash of their own.
     pub fn bits(&self) -> u64 {
         u64::from_le_bytes(self.0[..8].try_into().expect("eight bytes"))
@@ -73,22 +77,21 @@ impl fmt::Debug for TokenDigest {
 pub struct MintedToken(String);
 
 impl MintedToken {
-    /// 43 characters of 62 hold 256 random bits.
+    /// A bearer token for SCIM.
     pub fn mint() -> Self {
-        let mut token = String::with_capacity(56);
-        token.push_str(PREFIX);
-        let mut bytes = [0; 64];
-        while token.len() < PREFIX.len() + RANDOM_LEN {
-            rand::fill(&mut bytes).expect("the system's random source works");
-            // Of 256 values the last 8 would make some letters likelier than others.
-            let fair = bytes.iter().filter(|&&byte| byte < 248).map(|&byte| byte as usize % 62);
-            let missing = PREFIX.len() + RANDOM_LEN - token.len();
-            token.extend(fair.take(missing).map(|index| BASE62[index] as char));
-        }
-        let checksum = checksum(token.as_bytes());
-        token.push('_');
-        token.extend(checksum.iter().map(|&byte| byte as char));
-        Self(token)
+        Self::with(PREFIX)
+    }
+
+    /// A token for the admin API, which no SCIM endpoint takes.
+    pub fn mint_admin() -> Self {
+        Self::with(ADMIN_PREFIX)
+    }
+
+    /// 43 characters of 62 hold 256 random bits.
+    fn with(prefix: &str) -> Self {
+        let body = format!("{prefix}{}", random_text::<62>(RANDOM_LEN));
+        let checksum = checksum(body.as_bytes());
+        Self(format!("{body}_{}", String::from_utf8_lossy(&checksum)))
     }
 
     /// The secret, to be shown once to whom it was made for.
@@ -100,6 +103,23 @@ impl MintedToken {
         TokenDigest::of(self.0.as_bytes())
     }
 }
+
+/// Random characters, each one of the first `KINDS` of 0-9 a-z A-Z with the same chance.
+pub(super) fn random_text<const KINDS: u8>(length: usize) -> String {
+    let mut text = String::with_capacity(length);
+    // Of 256 values the last few would make some letters likelier than others.
+    let fair = u8::MAX - u8::MAX % KINDS;
+    let mut bytes = [0; 64];
+    while text.len() < length {
+        rand::fill(&mut bytes).expect("the system's random source works");
+        let letters = bytes.iter().filter(|&&byte| byte < fair).map(|byte| byte % KINDS);
+        let missing = length - text.len();
+        text.extend(letters.take(missing).map(|index| LETTERS[usize::from(index)] as char));
+    }
+    text
+}
+
+const LETTERS: &[u8; 62] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 /// Whether a token has the shape of ours, and then whether its checksum fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +155,7 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM_LEN] {
 
 /// What every token of ours begins with.
 pub const PREFIX: &str = "scimg_";
+const ADMIN_PREFIX: &str = "scimadm_";
 const RANDOM_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

@@ -3,6 +3,7 @@
 
 pub mod file;
 pub mod watch;
+pub mod wire;
 
 use crate::credential::Credential;
 

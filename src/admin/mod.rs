@@ -1,0 +1,757 @@
+//! The embedded admin API: one service, whichever dialect asks. It knows who may do what, what a
+//! credential must look like, and leaves the keeping to the store.
+
+pub mod native;
+mod rules;
+mod tokens;
+
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::{AdminLimits, Role};
+use crate::credential::feed::{Changes, Gone, Head, Page, PageKey, Position, Report, TenantRow};
+use crate::credential::token::MintedToken;
+use crate::credential::{
+    BearerToken, Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
+};
+use crate::store::replicas::{Future, Receipt, ReplicaState, Replicas};
+use crate::store::{
+    AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Order, Origin, Record, Records, Store,
+    View, WriteError, Written,
+};
+pub use rules::Overlap;
+pub use tokens::{Token, Tokens};
+
+/// The service under all dialects.
+pub struct Service {
+    store: Arc<dyn Store>,
+    replicas: Arc<Replicas>,
+    tokens: Arc<Tokens>,
+    limits: ArcSwap<AdminLimits>,
+    /// Tenants that the config names: they cannot be deleted.
+    configured: ArcSwap<HashSet<TenantId>>,
+    clock: Clock,
+}
+
+/// Who asks, and from where.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub token: Arc<Token>,
+    pub peer: String,
+    pub request_id: String,
+}
+
+impl Caller {
+    fn may(&self, right: Right) -> Result<(), Problem> {
+        let granted = match self.token.role {
+            Role::Operator => true,
+            Role::Responder => matches!(right, Right::See | Right::Disable),
+            Role::Reader => matches!(right, Right::See | Right::Follow),
+            Role::Replica => matches!(right, Right::Follow | Right::Report),
+        };
+        if granted {
+            Ok(())
+        } else {
+            Err(Problem::RoleInsufficient { role: self.token.role, needed: right.role() })
+        }
+    }
+
+    /// A tenant that the token is not for is as good as none.
+    fn may_in(&self, right: Right, tenant: &TenantId) -> Result<(), Problem> {
+        self.may(right)?;
+        if self.token.sees(tenant) { Ok(()) } else { Err(Problem::TenantUnknown(tenant.clone())) }
+    }
+
+    /// Whether it may see digests.
+    pub fn sees_digests(&self) -> bool {
+        self.token.role == Role::Replica
+    }
+}
+
+/// What a role may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Right {
+    See,
+    Disable,
+    Change,
+    Follow,
+    Report,
+}
+
+impl Right {
+    /// The least role that has it.
+    fn role(self) -> Role {
+        match self {
+            Self::See => Role::Reader,
+            Self::Disable => Role::Responder,
+            Self::Change => Role::Operator,
+            Self::Follow | Self::Report => Role::Replica,
+        }
+    }
+}
+
+/// Why something was not done, to be told in the words of a dialect.
+#[derive(Debug)]
+pub enum Problem {
+    Unauthenticated,
+    /// Too many failed logins from there.
+    LoginsLimited {
+        retry_after: Duration,
+    },
+    RoleInsufficient {
+        role: Role,
+        needed: Role,
+    },
+    Invalid {
+        field: &'static str,
+        what: String,
+    },
+    TenantUnknown(TenantId),
+    TenantInUse,
+    TenantConfigured,
+    CredentialUnknown(CredentialId),
+    RevisionUnknown {
+        head: Revision,
+    },
+    DigestTaken(PageKey),
+    LimitReached(Vec<Record>),
+    Rotated(CredentialId),
+    /// Changes after a position are not to be had; list again.
+    Gone(Gone),
+    /// There is no room for anything but what takes rights away.
+    StoreFull,
+    StoreFailed(String),
+}
+
+impl From<Failed> for Problem {
+    fn from(failed: Failed) -> Self {
+        Self::StoreFailed(failed.0)
+    }
+}
+
+/// When a new credential shall end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// As long as the config says.
+    Default,
+    In(Duration),
+    At(Timestamp),
+}
+
+/// The token of a new credential.
+pub enum Secret {
+    /// To be made, and shown once.
+    Mint,
+    /// One that somebody has already.
+    Known(String),
+    Digest(TokenDigest),
+}
+
+/// What was made.
+pub struct Created {
+    pub record: Record,
+    /// The token, if we made it.
+    pub secret: Option<MintedToken>,
+}
+
+/// A change that was made, or was so already.
+pub struct Changed {
+    pub record: Record,
+    /// The store's revision as of it.
+    pub revision: Revision,
+}
+
+/// What an operator is shown before a new history begins.
+pub struct Dispute {
+    pub head: Head,
+    /// Credentials that replicas refuse and this store says are good.
+    pub would_revive: Vec<PageKey>,
+    pub replicas: Vec<ReplicaState>,
+}
+
+impl Service {
+    pub fn new(
+        store: Arc<dyn Store>,
+        replicas: Arc<Replicas>,
+        tokens: Arc<Tokens>,
+        limits: AdminLimits,
+        clock: Clock,
+    ) -> Self {
+        let (limits, configured) = (ArcSwap::from_pointee(limits), ArcSwap::default());
+        Self { store, replicas, tokens, limits, configured, clock }
+    }
+
+    pub fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Takes over limits and tenants of a config, and declares those that are new.
+    pub async fn configure(
+        &self,
+        limits: &AdminLimits,
+        tenants: HashSet<TenantId>,
+    ) -> Result<(), Failed> {
+        self.limits.store(Arc::new(limits.clone()));
+        let known: HashSet<_> =
+            self.store.tenants().await?.into_iter().map(|row| row.tenant).collect();
+        for tenant in tenants.difference(&known) {
+            let audit = self.own_entry("tenant.declare", Some(tenant.clone()));
+            let decide = Box::new(rules::declare);
+            match self.write(tenant, None, false, audit, decide).await {
+                Ok(_) => {}
+                Err(Problem::StoreFailed(what)) => return Err(Failed(what)),
+                Err(problem) => return Err(Failed(format!("tenant {tenant}: {problem:?}"))),
+            }
+        }
+        self.configured.store(Arc::new(tenants));
+        Ok(())
+    }
+
+    // Credentials.
+
+    pub async fn create(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        lifetime: Lifetime,
+        label: &str,
+        secret: Secret,
+    ) -> Result<Created, Problem> {
+        caller.may_in(Right::Change, tenant)?;
+        let (record, minted) = self.new_record(caller, tenant, lifetime, label, secret)?;
+        let action = if minted.is_some() { "credential.create" } else { "credential.enroll" };
+        let audit = self.entry(caller, action, tenant, Some(&record.credential.id));
+        let most = self.limits.load().credentials_per_tenant;
+        let (digest, new) = (record.credential.digest, record.clone());
+        let decide = Box::new(move |view: &View| rules::create(view, &new, most));
+        let written = self.write(tenant, Some(digest), false, audit, decide).await?;
+        let record = Record { revision: written.head.position.revision, ..record };
+        Ok(Created { record, secret: minted })
+    }
+
+    pub async fn rotate(
+        &self,
+        caller: &Caller,
+        key: &PageKey,
+        overlap: Overlap,
+        lifetime: Lifetime,
+    ) -> Result<Created, Problem> {
+        let (tenant, id) = key;
+        caller.may_in(Right::Change, tenant)?;
+        let label = self.record(caller, key).await?.label;
+        let (record, secret) = self.new_record(caller, tenant, lifetime, &label, Secret::Mint)?;
+        let leaked = if overlap == Overlap::Leaked { ", leaked" } else { "" };
+        let audit = AuditEntry {
+            detail: format!("replaced by {}{leaked}", record.credential.id),
+            ..self.entry(caller, "credential.rotate", tenant, Some(id))
+        };
+        let most = self.limits.load().credentials_per_tenant;
+        let now = self.clock.now().wall;
+        let (old, new, digest) = (id.clone(), record.clone(), record.credential.digest);
+        let decide =
+            Box::new(move |view: &View| rules::rotate(view, &old, &new, overlap, most, now));
+        let written = self.write(tenant, Some(digest), false, audit, decide).await?;
+        let record = Record { revision: written.head.position.revision, ..record };
+        Ok(Created { record, secret })
+    }
+
+    pub async fn set_status(
+        &self,
+        caller: &Caller,
+        key: &PageKey,
+        status: Status,
+    ) -> Result<Changed, Problem> {
+        let (right, action) = match status {
+            Status::Disabled => (Right::Disable, "credential.disable"),
+            Status::Enabled => (Right::Change, "credential.enable"),
+        };
+        caller.may_in(right, &key.0)?;
+        let id = key.1.clone();
+        let decide = move |view: &View| rules::set_status(view, &id, status);
+        self.change(caller, key, action, status == Status::Disabled, decide).await
+    }
+
+    pub async fn set_label(
+        &self,
+        caller: &Caller,
+        key: &PageKey,
+        label: &str,
+    ) -> Result<Changed, Problem> {
+        caller.may_in(Right::Change, &key.0)?;
+        let (id, label) = (key.1.clone(), checked_label(label)?.to_owned());
+        let decide = move |view: &View| rules::set_label(view, &id, &label);
+        self.change(caller, key, "credential.label", false, decide).await
+    }
+
+    pub async fn delete(&self, caller: &Caller, key: &PageKey) -> Result<Revision, Problem> {
+        let (tenant, id) = key;
+        caller.may_in(Right::Change, tenant)?;
+        let audit = self.entry(caller, "credential.delete", tenant, Some(id));
+        let gone = id.clone();
+        let decide = Box::new(move |view: &View| rules::delete(view, &gone));
+        let written = self.write(tenant, None, true, audit, decide).await?;
+        Ok(written.head.position.revision)
+    }
+
+    pub async fn record(&self, caller: &Caller, key: &PageKey) -> Result<Record, Problem> {
+        caller.may_in(Right::See, &key.0)?;
+        self.declared(&key.0).await?;
+        let record = self.store.record(key).await?;
+        record.ok_or_else(|| Problem::CredentialUnknown(key.1.clone()))
+    }
+
+    pub async fn records(&self, caller: &Caller, filter: &Filter) -> Result<Records, Problem> {
+        caller.may_in(Right::See, &filter.tenant)?;
+        self.declared(&filter.tenant).await?;
+        Ok(self.store.records(filter).await?)
+    }
+
+    // Tenants.
+
+    pub async fn tenants(&self, caller: &Caller) -> Result<Vec<TenantRow>, Problem> {
+        caller.may(Right::See)?;
+        let mut tenants = self.store.tenants().await?;
+        tenants.retain(|row| caller.token.sees(&row.tenant));
+        Ok(tenants)
+    }
+
+    pub async fn tenant(&self, caller: &Caller, tenant: &TenantId) -> Result<TenantRow, Problem> {
+        caller.may_in(Right::See, tenant)?;
+        self.declared(tenant).await
+    }
+
+    /// Declares a tenant; whether it is new.
+    pub async fn put_tenant(&self, caller: &Caller, tenant: &TenantId) -> Result<bool, Problem> {
+        caller.may_in(Right::Change, tenant)?;
+        let audit = self.entry(caller, "tenant.declare", tenant, None);
+        let written = self.write(tenant, None, false, audit, Box::new(rules::declare)).await?;
+        Ok(written.changed)
+    }
+
+    pub async fn delete_tenant(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+    ) -> Result<Revision, Problem> {
+        caller.may_in(Right::Change, tenant)?;
+        if self.configured.load().contains(tenant) {
+            return Err(Problem::TenantConfigured);
+        }
+        let audit = self.entry(caller, "tenant.delete", tenant, None);
+        let decide = Box::new(rules::delete_tenant);
+        let written = self.write(tenant, None, true, audit, decide).await?;
+        Ok(written.head.position.revision)
+    }
+
+    pub async fn set_synchronization(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        status: Status,
+    ) -> Result<Revision, Problem> {
+        caller.may_in(Right::Change, tenant)?;
+        let audit = AuditEntry {
+            detail: status.as_str().to_owned(),
+            ..self.entry(caller, "tenant.synchronization", tenant, None)
+        };
+        let decide = Box::new(move |view: &View| rules::set_synchronization(view, status));
+        let restricts = status == Status::Disabled;
+        let written = self.write(tenant, None, restricts, audit, decide).await?;
+        Ok(written.head.position.revision)
+    }
+
+    // Followers.
+
+    /// A page of the table. Each full read is audited: it is what a thief would take.
+    pub async fn page(
+        &self,
+        caller: &Caller,
+        after: Option<&PageKey>,
+        tenant: Option<&TenantId>,
+        rows: usize,
+    ) -> Result<Page, Problem> {
+        let scope = self.scope(caller, tenant)?;
+        if after.is_none() {
+            let entry =
+                AuditEntry { tenant: tenant.cloned(), ..self.entry_of(caller, "table.read") };
+            self.store.append_audit(entry).await?;
+        }
+        Ok(self.store.page(after, scope.as_deref(), rows).await?)
+    }
+
+    pub async fn changes(
+        &self,
+        caller: &Caller,
+        after: &Position,
+        tenant: Option<&TenantId>,
+        most: usize,
+    ) -> Result<Changes, Problem> {
+        let scope = self.scope(caller, tenant)?;
+        self.store.changes(after, scope.as_deref(), most).await?.map_err(Problem::Gone)
+    }
+
+    /// The row of a digest, if the caller may know of it.
+    pub async fn lookup(
+        &self,
+        caller: &Caller,
+        digest: &TokenDigest,
+    ) -> Result<(Head, Option<Record>), Problem> {
+        caller.may(Right::Follow)?;
+        let (head, record) = self.store.lookup(digest).await?;
+        let record = record.filter(|record| caller.token.sees(&record.credential.tenant));
+        Ok((head, record))
+    }
+
+    pub async fn report(
+        &self,
+        caller: &Caller,
+        instance: &str,
+        mut report: Report,
+    ) -> Result<Head, Problem> {
+        caller.may(Right::Report)?;
+        let fits = (1..=64).contains(&instance.len())
+            && instance.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if !fits {
+            let what = "must be 1 to 64 of A-Z a-z 0-9 -".to_owned();
+            return Err(Problem::Invalid { field: "instance", what });
+        }
+        report.used.retain(|((tenant, _), _)| caller.token.sees(tenant));
+        Ok(self.replicas.report(instance, report, &self.clock.now()).await?)
+    }
+
+    pub async fn deregister(&self, caller: &Caller, instance: &str) -> Result<(), Problem> {
+        caller.may(Right::Report)?;
+        Ok(self.replicas.remove(instance).await?)
+    }
+
+    pub async fn replicas(&self, caller: &Caller) -> Result<Vec<ReplicaState>, Problem> {
+        caller.may(Right::See)?;
+        Ok(self.replicas.all(&self.clock.now()).await?)
+    }
+
+    pub async fn receipt(
+        &self,
+        caller: &Caller,
+        revision: Revision,
+        wait: Duration,
+    ) -> Result<Receipt, Problem> {
+        caller.may(Right::See)?;
+        let receipt = self.replicas.receipt_within(revision, wait, || self.clock.now()).await?;
+        match receipt {
+            Ok(receipt) => Ok(receipt),
+            Err(Future) => {
+                let head = self.store.head().await?.position.revision;
+                Err(Problem::RevisionUnknown { head })
+            }
+        }
+    }
+
+    // The store as a whole.
+
+    pub async fn dispute(&self, caller: &Caller) -> Result<Dispute, Problem> {
+        caller.may(Right::See)?;
+        let head = self.store.head().await?;
+        let replicas = self.replicas.all(&self.clock.now()).await?;
+        let mut would_revive: Vec<_> =
+            replicas.iter().flat_map(|replica| replica.would_revive.iter().cloned()).collect();
+        would_revive.sort();
+        would_revive.dedup();
+        Ok(Dispute { head, would_revive, replicas })
+    }
+
+    pub async fn accept(&self, caller: &Caller) -> Result<Head, Problem> {
+        caller.may(Right::Change)?;
+        self.everywhere(caller)?;
+        Ok(self.store.accept(self.entry_of(caller, "history.accept")).await?)
+    }
+
+    pub async fn backup(&self, caller: &Caller, to: &std::path::Path) -> Result<Head, Problem> {
+        caller.may(Right::Change)?;
+        self.everywhere(caller)?;
+        let entry = AuditEntry {
+            detail: to.display().to_string(),
+            ..self.entry_of(caller, "store.backup")
+        };
+        self.store.append_audit(entry).await?;
+        Ok(self.store.backup(to).await?)
+    }
+
+    pub async fn audit(
+        &self,
+        caller: &Caller,
+        after: u64,
+        rows: usize,
+    ) -> Result<Vec<AuditRow>, Problem> {
+        caller.may(Right::See)?;
+        let mut found = self.store.audit(after, rows).await?;
+        found.retain(|row| {
+            caller.token.tenants.is_none() || {
+                row.tenant.as_ref().is_some_and(|tenant| caller.token.sees(tenant))
+            }
+        });
+        Ok(found)
+    }
+
+    /// Work for about once a minute.
+    pub async fn tidy(&self) -> Result<(), Failed> {
+        let now = self.clock.now();
+        self.replicas.sweep(&now).await?;
+        let kept = Timestamp::from_millis(now.wall.as_millis() - LOG_KEPT.as_millis() as i64);
+        self.store.compact(kept).await
+    }
+
+    // What these lean on.
+
+    fn new_record(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        lifetime: Lifetime,
+        label: &str,
+        secret: Secret,
+    ) -> Result<(Record, Option<MintedToken>), Problem> {
+        let now = self.clock.now().wall;
+        let enrolled = !matches!(secret, Secret::Mint);
+        let end = self.end(lifetime, enrolled, now)?;
+        let (digest, hint, minted) = match secret {
+            Secret::Mint => {
+                let token = MintedToken::mint();
+                (token.digest(), Some(hint(token.reveal())), Some(token))
+            }
+            Secret::Known(text) => (strong(&text)?, Some(hint(&text)), None),
+            Secret::Digest(digest) if digest == TokenDigest::of(b"") => {
+                let what = "is the digest of an empty text: the variable was not set".to_owned();
+                return Err(Problem::Invalid { field: "digest", what });
+            }
+            Secret::Digest(digest) => (digest, None, None),
+        };
+        let credential = Credential {
+            id: CredentialId::random(),
+            tenant: tenant.clone(),
+            digest,
+            status: Status::Enabled,
+            expiry: Expiry::At(end),
+        };
+        let record = Record {
+            credential,
+            revision: Revision(0),
+            create_time: now,
+            label: checked_label(label)?.to_owned(),
+            hint,
+            origin: Origin::Local,
+            created_by: caller.token.name.clone(),
+            enrolled,
+            last_used: None,
+            successor: None,
+        };
+        Ok((record, minted))
+    }
+
+    fn end(
+        &self,
+        lifetime: Lifetime,
+        enrolled: bool,
+        now: Timestamp,
+    ) -> Result<Timestamp, Problem> {
+        let limits = self.limits.load();
+        let (end, field) = match lifetime {
+            Lifetime::Default if enrolled => {
+                let what = "say when it ends, by expire_in or expire_time: nobody else can know";
+                return Err(Problem::Invalid { field: "expire_time", what: what.to_owned() });
+            }
+            Lifetime::Default => return Ok(now.plus(limits.expire_default.0)),
+            Lifetime::In(time) => (now.plus(time), "expire_in"),
+            Lifetime::At(end) => (end, "expire_time"),
+        };
+        let (soonest, latest) = (now.plus(limits.expire_min.0), now.plus(limits.expire_max.0));
+        // An enrolled token may be near its end already.
+        if end > latest || end <= now || (!enrolled && end < soonest) {
+            let least =
+                if enrolled { "the future".to_owned() } else { format!("{}", limits.expire_min) };
+            let what = format!("must be between {least} and {} from now", limits.expire_max);
+            return Err(Problem::Invalid { field, what });
+        }
+        Ok(end)
+    }
+
+    async fn change(
+        &self,
+        caller: &Caller,
+        key: &PageKey,
+        action: &'static str,
+        restricts: bool,
+        rule: impl FnOnce(&View) -> Result<Vec<Edit>, Denied> + Send + 'static,
+    ) -> Result<Changed, Problem> {
+        let (tenant, id) = key;
+        let audit = self.entry(caller, action, tenant, Some(id));
+        let seen: Arc<OnceLock<Record>> = Arc::default();
+        let (sight, wanted) = (Arc::clone(&seen), id.clone());
+        let decide = Box::new(move |view: &View| {
+            let edits = rule(view)?;
+            let put = edits.iter().find_map(|edit| match edit {
+                Edit::Put(record) => Some(record),
+                _ => None,
+            });
+            if let Some(record) = put.or_else(|| view.record(&wanted)) {
+                let _ = sight.set(record.clone());
+            }
+            Ok(edits)
+        });
+        let written = self.write(tenant, None, restricts, audit, decide).await?;
+        let mut record = seen.get().expect("a rule that says yes has seen it").clone();
+        if written.changed {
+            record.revision = written.head.position.revision;
+        }
+        Ok(Changed { revision: record.revision, record })
+    }
+
+    async fn write(
+        &self,
+        tenant: &TenantId,
+        digest: Option<TokenDigest>,
+        restricts: bool,
+        audit: AuditEntry,
+        decide: crate::store::Decide,
+    ) -> Result<Written, Problem> {
+        let id = audit.credential_id.clone();
+        let order = Order { tenant: tenant.clone(), digest, decide, audit, restricts };
+        self.store.write(order).await.map_err(|error| match error {
+            WriteError::Denied(denied) => Problem::of(denied, tenant, id),
+            WriteError::Full => Problem::StoreFull,
+            WriteError::Failed(failed) => failed.into(),
+        })
+    }
+
+    async fn declared(&self, tenant: &TenantId) -> Result<TenantRow, Problem> {
+        let row = self.store.tenant(tenant).await?;
+        row.ok_or_else(|| Problem::TenantUnknown(tenant.clone()))
+    }
+
+    /// The tenants that a follower is told of; all of them if none is named.
+    fn scope(
+        &self,
+        caller: &Caller,
+        tenant: Option<&TenantId>,
+    ) -> Result<Option<Vec<TenantId>>, Problem> {
+        match tenant {
+            Some(tenant) => {
+                caller.may_in(Right::Follow, tenant)?;
+                Ok(Some(vec![tenant.clone()]))
+            }
+            None => {
+                caller.may(Right::Follow)?;
+                Ok(caller.token.tenants.clone())
+            }
+        }
+    }
+
+    /// What concerns all tenants is not for those who see some.
+    fn everywhere(&self, caller: &Caller) -> Result<(), Problem> {
+        match caller.token.tenants {
+            None => Ok(()),
+            Some(_) => {
+                Err(Problem::RoleInsufficient { role: caller.token.role, needed: Role::Operator })
+            }
+        }
+    }
+
+    fn entry(
+        &self,
+        caller: &Caller,
+        action: &'static str,
+        tenant: &TenantId,
+        id: Option<&CredentialId>,
+    ) -> AuditEntry {
+        AuditEntry {
+            tenant: Some(tenant.clone()),
+            credential_id: id.cloned(),
+            ..self.entry_of(caller, action)
+        }
+    }
+
+    fn entry_of(&self, caller: &Caller, action: &'static str) -> AuditEntry {
+        AuditEntry {
+            actor: caller.token.name.clone(),
+            peer: caller.peer.clone(),
+            request_id: caller.request_id.clone(),
+            ..self.own_entry(action, None)
+        }
+    }
+
+    fn own_entry(&self, action: &'static str, tenant: Option<TenantId>) -> AuditEntry {
+        AuditEntry {
+            time: self.clock.now().wall,
+            actor: "scim-guard".to_owned(),
+            peer: String::new(),
+            request_id: String::new(),
+            action,
+            tenant,
+            credential_id: None,
+            detail: String::new(),
+        }
+    }
+}
+
+/// How long the log's texts are kept for followers that were away.
+const LOG_KEPT: Duration = Duration::from_secs(48 * 3600);
+
+impl Problem {
+    fn of(denied: Denied, tenant: &TenantId, id: Option<CredentialId>) -> Self {
+        match (denied, id) {
+            (Denied::CredentialUnknown, Some(id)) => Self::CredentialUnknown(id),
+            (Denied::TenantUnknown | Denied::CredentialUnknown, _) => {
+                Self::TenantUnknown(tenant.clone())
+            }
+            (Denied::TenantInUse, _) => Self::TenantInUse,
+            (Denied::DigestTaken(owner), _) => Self::DigestTaken(owner),
+            (Denied::LimitReached(records), _) => Self::LimitReached(records),
+            (Denied::Rotated(successor), _) => Self::Rotated(successor),
+        }
+    }
+}
+
+/// The last characters of a token, by which people tell two apart.
+fn hint(token: &str) -> String {
+    token.get(token.len().saturating_sub(4)..).unwrap_or_default().to_owned()
+}
+
+/// The digest of a token made elsewhere, if it is one that cannot be guessed at once.
+fn strong(token: &str) -> Result<TokenDigest, Problem> {
+    let invalid = |what: &str| Problem::Invalid { field: "secret", what: what.to_owned() };
+    let parsed = BearerToken::parse(token.as_bytes()).ok_or_else(|| {
+        invalid("must be 1 to 4096 printable ASCII characters without blank and comma")
+    })?;
+    let kinds: HashSet<u8> = token.bytes().collect();
+    if token.len() < SECRET_BYTES_MIN || kinds.len() < SECRET_KINDS_MIN {
+        return Err(invalid(
+            "is too easy to guess: it must have 20 characters at least, and 8 different ones",
+        ));
+    }
+    Ok(parsed.digest())
+}
+
+const SECRET_BYTES_MIN: usize = 20;
+const SECRET_KINDS_MIN: usize = 8;
+
+fn checked_label(label: &str) -> Result<&str, Problem> {
+    if label.len() <= LABEL_BYTES_MAX && !label.chars().any(char::is_control) {
+        Ok(label)
+    } else {
+        let what = "must have at most 256 bytes and no control characters".to_owned();
+        Err(Problem::Invalid { field: "label", what })
+    }
+}
+
+const LABEL_BYTES_MAX: usize = 256;

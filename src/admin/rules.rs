@@ -1,0 +1,243 @@
+//! What may be written, as pure functions over what a transaction sees. They run within it, so a
+//! limit holds however many ask at a time.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::credential::{CredentialId, Expiry, Status};
+use crate::store::{Denied, Edit, Record, View};
+
+/// Makes room for nobody: a new credential must fit the limit as things are. Expired ones count,
+/// as at the clouds.
+pub fn create(view: &View, new: &Record, most: usize) -> Result<Vec<Edit>, Denied> {
+    declared(view)?;
+    free(view, new)?;
+    if view.records.len() >= most {
+        return Err(Denied::LimitReached(view.records.clone()));
+    }
+    Ok(vec![Edit::Put(new.clone())])
+}
+
+pub fn set_status(view: &View, id: &CredentialId, status: Status) -> Result<Vec<Edit>, Denied> {
+    let record = known(view, id)?;
+    if record.credential.status == status {
+        return Ok(Vec::new());
+    }
+    let mut changed = record.clone();
+    changed.credential.status = status;
+    Ok(vec![Edit::Put(changed)])
+}
+
+pub fn set_label(view: &View, id: &CredentialId, label: &str) -> Result<Vec<Edit>, Denied> {
+    let record = known(view, id)?;
+    if record.label == label {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Edit::Put(Record { label: label.to_owned(), ..record.clone() })])
+}
+
+pub fn delete(view: &View, id: &CredentialId) -> Result<Vec<Edit>, Denied> {
+    known(view, id)?;
+    Ok(vec![Edit::Delete(id.clone())])
+}
+
+/// How long the old token of a rotation goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// Never beyond its own end.
+    For(Duration),
+    /// Somebody else has it: it ends now, and its place is free at once.
+    Leaked,
+}
+
+/// Puts `new` into the place of `id`. What an earlier rotation left and has expired goes first.
+pub fn rotate(
+    view: &View,
+    id: &CredentialId,
+    new: &Record,
+    overlap: Overlap,
+    most: usize,
+    now: Timestamp,
+) -> Result<Vec<Edit>, Denied> {
+    declared(view)?;
+    let old = known(view, id)?;
+    if let Some(successor) = old.successor.as_ref().filter(|it| view.record(it).is_some()) {
+        return Err(Denied::Rotated(successor.clone()));
+    }
+    free(view, new)?;
+    let left_over =
+        |record: &&Record| record.successor.as_ref() == Some(id) && record.expires_by(now);
+    let mut edits: Vec<_> = view
+        .records
+        .iter()
+        .filter(left_over)
+        .map(|record| Edit::Delete(record.credential.id.clone()))
+        .collect();
+    match overlap {
+        Overlap::Leaked => edits.push(Edit::Delete(id.clone())),
+        Overlap::For(overlap) => {
+            if view.records.len() - edits.len() >= most {
+                return Err(Denied::LimitReached(view.records.clone()));
+            }
+            let mut old = old.clone();
+            let end = now.plus(overlap);
+            old.credential.expiry = match old.credential.expiry {
+                Expiry::At(own) => Expiry::At(own.min(end)),
+                Expiry::Never => Expiry::At(end),
+            };
+            old.successor = Some(new.credential.id.clone());
+            edits.push(Edit::Put(old));
+        }
+    }
+    edits.push(Edit::Put(new.clone()));
+    Ok(edits)
+}
+
+pub fn declare(view: &View) -> Result<Vec<Edit>, Denied> {
+    Ok(match view.tenant {
+        Some(_) => Vec::new(),
+        None => vec![Edit::PutTenant(Status::Enabled)],
+    })
+}
+
+pub fn set_synchronization(view: &View, status: Status) -> Result<Vec<Edit>, Denied> {
+    match &view.tenant {
+        None => Err(Denied::TenantUnknown),
+        Some(tenant) if tenant.synchronization == status => Ok(Vec::new()),
+        Some(_) => Ok(vec![Edit::PutTenant(status)]),
+    }
+}
+
+pub fn delete_tenant(view: &View) -> Result<Vec<Edit>, Denied> {
+    declared(view)?;
+    if view.records.is_empty() { Ok(vec![Edit::DeleteTenant]) } else { Err(Denied::TenantInUse) }
+}
+
+fn declared(view: &View) -> Result<(), Denied> {
+    if view.tenant.is_some() { Ok(()) } else { Err(Denied::TenantUnknown) }
+}
+
+fn known<'a>(view: &'a View, id: &CredentialId) -> Result<&'a Record, Denied> {
+    declared(view)?;
+    view.record(id).ok_or(Denied::CredentialUnknown)
+}
+
+/// A digest opens one credential only, over all tenants.
+fn free(view: &View, new: &Record) -> Result<(), Denied> {
+    match &view.digest_owner {
+        Some(owner) if *owner != new.key() => Err(Denied::DigestTaken(owner.clone())),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::feed::TenantRow;
+    use crate::credential::{Credential, Revision, TenantId, TokenDigest};
+    use crate::store::Origin;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn record(id: &str, end: Timestamp) -> Record {
+        Record {
+            credential: Credential {
+                id: CredentialId::parse(id).expect("valid"),
+                tenant: TenantId::parse("z-1").expect("valid"),
+                digest: TokenDigest::of(id.as_bytes()),
+                status: Status::Enabled,
+                expiry: Expiry::At(end),
+            },
+            revision: Revision(1),
+            create_time: NOW,
+            label: String::new(),
+            hint: None,
+            origin: Origin::Local,
+            created_by: "test".to_owned(),
+            enrolled: false,
+            last_used: None,
+            successor: None,
+        }
+    }
+
+    fn view(records: Vec<Record>) -> View {
+        let tenant = TenantRow {
+            tenant: TenantId::parse("z-1").expect("valid"),
+            synchronization: Status::Enabled,
+            revision: Revision(1),
+        };
+        View { tenant: Some(tenant), records, digest_owner: None }
+    }
+
+    /// The view after the edits.
+    fn after(view: &View, edits: Vec<Edit>) -> View {
+        let mut view = view.clone();
+        for edit in edits {
+            let id = match &edit {
+                Edit::Put(record) => record.credential.id.clone(),
+                Edit::Delete(id) => id.clone(),
+                _ => unreachable!("no edit of a tenant here"),
+            };
+            view.records.retain(|record| record.credential.id != id);
+            if let Edit::Put(record) = edit {
+                view.records.push(record);
+            }
+        }
+        view
+    }
+
+    fn id(text: &str) -> CredentialId {
+        CredentialId::parse(text).expect("valid")
+    }
+
+    #[test]
+    fn expired_credentials_take_a_place_too() {
+        let full = view(vec![record("a", NOW), record("b", NOW.plus(HOUR))]);
+        let new = record("c", NOW.plus(HOUR));
+        assert_eq!(create(&full, &new, 2).err(), Some(Denied::LimitReached(full.records.clone())));
+        assert!(create(&full, &new, 3).is_ok());
+        assert!(create(&View { tenant: None, ..full }, &new, 3).is_err());
+    }
+
+    #[test]
+    fn a_rotation_leaves_the_old_token_for_a_while_and_clears_what_the_last_one_left() {
+        let start = view(vec![record("a", NOW.plus(100 * HOUR))]);
+        let edits = rotate(&start, &id("a"), &record("b", NOW), Overlap::For(HOUR), 2, NOW);
+        let first = after(&start, edits.expect("room for two"));
+        let old = first.record(&id("a")).expect("still there");
+        assert_eq!(old.credential.expiry, Expiry::At(NOW.plus(HOUR)));
+        assert_eq!(old.successor, Some(id("b")));
+
+        let again = |now| rotate(&first, &id("b"), &record("c", NOW), Overlap::For(HOUR), 2, now);
+        assert!(matches!(again(NOW), Err(Denied::LimitReached(_))), "the old one still lives");
+        let second = after(&first, again(NOW.plus(HOUR)).expect("it has expired"));
+        let ids: Vec<_> = second.records.iter().map(|it| it.credential.id.as_str()).collect();
+        assert_eq!(ids, ["b", "c"]);
+        let twice = rotate(&first, &id("a"), &record("d", NOW), Overlap::For(HOUR), 9, NOW);
+        assert_eq!(twice.err(), Some(Denied::Rotated(id("b"))));
+    }
+
+    #[test]
+    fn an_overlap_lengthens_nothing_and_a_leak_has_none() {
+        let start = view(vec![record("a", NOW.plus(HOUR)), record("x", NOW)]);
+        let new = record("b", NOW);
+        let long = rotate(&start, &id("a"), &new, Overlap::For(9 * HOUR), 3, NOW).expect("room");
+        let old = after(&start, long).record(&id("a")).expect("still there").clone();
+        assert_eq!(old.credential.expiry, Expiry::At(NOW.plus(HOUR)));
+        let leaked = rotate(&start, &id("a"), &new, Overlap::Leaked, 2, NOW).expect("at the limit");
+        let left = after(&start, leaked);
+        assert!(left.record(&id("a")).is_none() && left.record(&id("b")).is_some());
+    }
+
+    #[test]
+    fn what_is_so_already_needs_no_edit() {
+        let view = view(vec![record("a", NOW)]);
+        assert!(set_status(&view, &id("a"), Status::Enabled).expect("known").is_empty());
+        assert_eq!(set_status(&view, &id("a"), Status::Disabled).expect("known").len(), 1);
+        assert!(set_synchronization(&view, Status::Enabled).expect("declared").is_empty());
+        assert!(declare(&view).expect("possible").is_empty());
+        assert_eq!(delete_tenant(&view).err(), Some(Denied::TenantInUse));
+        assert_eq!(delete(&view, &id("b")).err(), Some(Denied::CredentialUnknown));
+    }
+}

@@ -1,0 +1,316 @@
+//! Who may use the admin API: named tokens, known by their digests, with a role and an end.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use tokio::sync::watch;
+
+use crate::clock::{Now, Timestamp, Uptime};
+use crate::config::value::SecretRef;
+use crate::config::{AdminToken, Role, read_secret};
+use crate::credential::{TenantId, TokenDigest};
+use crate::source::watch::{Step, Tracked};
+use crate::store::StoredToken;
+
+/// One token, in the only form that is kept.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Token {
+    pub name: String,
+    pub role: Role,
+    /// The only tenants that it is for; none means all.
+    pub tenants: Option<Vec<TenantId>>,
+    expires: Option<Timestamp>,
+    digest: TokenDigest,
+}
+
+impl Token {
+    pub fn sees(&self, tenant: &TenantId) -> bool {
+        self.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
+    }
+
+    /// Judged like a credential: good only if neither clock says that it has ended.
+    fn is_live(&self, now: &Now) -> bool {
+        self.expires.is_none_or(|end| now.wall < end && now.ratchet < end)
+    }
+}
+
+pub struct Tokens {
+    /// Those that the store keeps.
+    stored: Vec<Arc<Token>>,
+    configured: Mutex<Vec<Configured>>,
+    live: ArcSwap<Vec<Arc<Token>>>,
+    changed: watch::Sender<()>,
+    failures: Mutex<HashMap<IpAddr, Failures>>,
+}
+
+/// A token of the config, and its file if it has one.
+struct Configured {
+    token: Arc<Token>,
+    file: Option<Tracked<TokenDigest>>,
+}
+
+/// Failed logins from one address.
+struct Failures {
+    since: Uptime,
+    count: u32,
+}
+
+/// Why a token opens nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Rejected {
+    Unknown,
+    /// Too many came from there.
+    Limited {
+        retry_after: Duration,
+    },
+}
+
+impl Tokens {
+    /// With the tokens that the store keeps, which are operators'.
+    pub fn new(stored: Vec<StoredToken>) -> Self {
+        let operator = |token: StoredToken| {
+            let StoredToken { name, digest } = token;
+            Arc::new(Token { name, role: Role::Operator, tenants: None, expires: None, digest })
+        };
+        let stored: Vec<_> = stored.into_iter().map(operator).collect();
+        let (changed, _) = watch::channel(());
+        Self {
+            live: ArcSwap::from_pointee(stored.clone()),
+            stored,
+            configured: Mutex::default(),
+            changed,
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Reads the tokens of a config; each fault names its key.
+    pub fn load(config: &[AdminToken]) -> Result<Vec<Loaded>, Vec<String>> {
+        let mut faults = Vec::new();
+        let mut loaded = Vec::new();
+        for (index, token) in config.iter().enumerate() {
+            match read_secret(&token.token).and_then(|secret| digest_of(secret.as_bytes())) {
+                Ok(digest) => loaded.push(Loaded { config: token.clone(), digest }),
+                Err(what) => faults.push(format!("admin.tokens[{index}].token: {what}")),
+            }
+        }
+        if faults.is_empty() { Ok(loaded) } else { Err(faults) }
+    }
+
+    /// Puts other tokens in the place of the configured ones.
+    pub fn configure(&self, loaded: Vec<Loaded>) {
+        let configured = loaded.into_iter().map(|Loaded { config, digest }| {
+            let tenants = config.tenants.into_iter().map(|tenant| tenant.0).collect::<Vec<_>>();
+            let token = Arc::new(Token {
+                name: config.name,
+                role: config.role,
+                tenants: (!tenants.is_empty()).then_some(tenants),
+                expires: config.expires.map(|end| end.0),
+                digest,
+            });
+            let file = match &config.token {
+                SecretRef::File(path) => Some(Tracked::new("admin token", path)),
+                SecretRef::Env(_) => None,
+            };
+            Configured { token, file }
+        });
+        let mut known = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = configured.collect();
+        self.publish(&known);
+    }
+
+    /// Looks whether token files have changed. To be called about once a second.
+    pub fn refresh(&self) {
+        let mut known = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = false;
+        for Configured { token, file } in known.iter_mut() {
+            let Some(file) = file else { continue };
+            let step = file.step(|content| digest_of(content.trim_ascii()));
+            if let Step::Apply(digest) = step
+                && digest != token.digest
+            {
+                tracing::info!(token = token.name, "admin token replaced");
+                *token = Arc::new(Token {
+                    name: token.name.clone(),
+                    role: token.role,
+                    tenants: token.tenants.clone(),
+                    expires: token.expires,
+                    digest,
+                });
+                changed = true;
+            }
+        }
+        if changed {
+            self.publish(&known);
+        }
+    }
+
+    fn publish(&self, configured: &[Configured]) {
+        let mut live = self.stored.clone();
+        live.extend(configured.iter().map(|it| Arc::clone(&it.token)));
+        if **self.live.load() != live {
+            self.live.store(Arc::new(live));
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Whose token this is. Failures are counted by address, but a good token opens whatever came
+    /// before it: nobody is to lock the operator out.
+    pub fn authenticate(
+        &self,
+        token: &[u8],
+        peer: IpAddr,
+        now: &Now,
+    ) -> Result<Arc<Token>, Rejected> {
+        let digest = TokenDigest::of(token);
+        let live = self.live.load();
+        let mut found = None;
+        // Without an early end, so that time tells nothing of what is in the list.
+        for known in live.iter() {
+            if verify_slices_are_equal(known.digest.as_bytes(), digest.as_bytes()).is_ok() {
+                found = Some(known);
+            }
+        }
+        match found.filter(|token| token.is_live(now)) {
+            Some(token) => Ok(Arc::clone(token)),
+            None => Err(self.failed(peer.to_canonical(), now)),
+        }
+    }
+
+    fn failed(&self, peer: IpAddr, now: &Now) -> Rejected {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|_, it| now.boot.since(it.since) < WINDOW);
+        if failures.len() >= PEERS_MAX && !failures.contains_key(&peer) {
+            return Rejected::Limited { retry_after: WINDOW };
+        }
+        let known = failures.entry(peer).or_insert(Failures { since: now.boot, count: 0 });
+        known.count += 1;
+        if known.count <= FAILURES_MAX {
+            Rejected::Unknown
+        } else {
+            Rejected::Limited { retry_after: WINDOW - now.boot.since(known.since) }
+        }
+    }
+
+    /// Whether a token that was good at the beginning of a stream is so still.
+    pub fn holds(&self, token: &Arc<Token>, now: &Now) -> bool {
+        token.is_live(now) && self.live.load().iter().any(|known| known == token)
+    }
+
+    /// Rung when tokens come or go.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+}
+
+/// A configured token that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    config: AdminToken,
+    digest: TokenDigest,
+}
+
+fn digest_of(secret: &[u8]) -> Result<TokenDigest, String> {
+    if secret.len() < SECRET_BYTES_MIN {
+        return Err("is too short: an admin token has 20 characters at least".to_owned());
+    }
+    Ok(TokenDigest::of(secret))
+}
+
+const SECRET_BYTES_MIN: usize = 20;
+/// Failed logins from one address within the window.
+const FAILURES_MAX: u32 = 20;
+/// Addresses whose failures are counted at a time.
+const PEERS_MAX: usize = 10_000;
+const WINDOW: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    const SECRET: &str = "a-token-of-twenty-characters";
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn tokens(folder: &std::path::Path, expires: Option<Timestamp>) -> Tokens {
+        let path = folder.join("token");
+        std::fs::write(&path, format!("{SECRET}\n")).expect("written");
+        let config = AdminToken {
+            name: "ci".to_owned(),
+            role: Role::Reader,
+            tenants: Vec::new(),
+            expires: expires.map(crate::config::value::Instant),
+            token: SecretRef::File(path),
+        };
+        let tokens = Tokens::new(Vec::new());
+        tokens.configure(Tokens::load(&[config]).expect("readable"));
+        tokens
+    }
+
+    #[test]
+    fn a_token_opens_until_its_end_and_until_it_is_taken_away() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        let end = clock.now().wall.plus(Duration::from_secs(60));
+        let tokens = tokens(folder.path(), Some(end));
+        let token = tokens.authenticate(SECRET.as_bytes(), PEER, &clock.now()).expect("known");
+        assert_eq!((&*token.name, token.role), ("ci", Role::Reader));
+        assert!(tokens.holds(&token, &clock.now()));
+        clock.advance(Duration::from_secs(60));
+        assert!(!tokens.holds(&token, &clock.now()));
+        let late = tokens.authenticate(SECRET.as_bytes(), PEER, &clock.now());
+        assert_eq!(late, Err(Rejected::Unknown));
+
+        let changes = tokens.changes();
+        tokens.configure(Vec::new());
+        assert!(changes.has_changed().expect("it lives"));
+    }
+
+    #[test]
+    fn a_changed_file_is_another_token() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        let tokens = tokens(folder.path(), None);
+        let now = clock.now();
+        let old = tokens.authenticate(SECRET.as_bytes(), PEER, &now).expect("known");
+        for content in ["short", "another-token-of-many-characters"] {
+            std::fs::write(folder.path().join("token"), content).expect("written");
+            (0..3).for_each(|_| tokens.refresh());
+        }
+        assert!(!tokens.holds(&old, &now));
+        assert!(tokens.authenticate(b"another-token-of-many-characters", PEER, &now).is_ok());
+        assert!(tokens.authenticate(b"short", PEER, &now).is_err());
+    }
+
+    #[test]
+    fn who_guesses_is_slowed_down_and_locks_nobody_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        let tokens = tokens(folder.path(), None);
+        let guess = |peer| tokens.authenticate(b"guess", peer, &clock.now());
+        for _ in 0..FAILURES_MAX {
+            assert_eq!(guess(PEER), Err(Rejected::Unknown));
+        }
+        assert!(matches!(guess(PEER), Err(Rejected::Limited { .. })));
+        assert_eq!(guess(IpAddr::from([127, 0, 0, 2])), Err(Rejected::Unknown));
+        assert!(tokens.authenticate(SECRET.as_bytes(), PEER, &clock.now()).is_ok());
+        clock.advance(WINDOW);
+        assert_eq!(guess(PEER), Err(Rejected::Unknown));
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_read_is_told_by_its_key() {
+        let config = AdminToken {
+            name: "ci".to_owned(),
+            role: Role::Reader,
+            tenants: Vec::new(),
+            expires: None,
+            token: SecretRef::File("/nonexistent/token".into()),
+        };
+        let faults = Tokens::load(&[config]).expect_err("unreadable");
+        assert!(faults[0].starts_with("admin.tokens[0].token: /nonexistent/token"), "{faults:?}");
+    }
+}
