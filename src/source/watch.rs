@@ -71,6 +71,42 @@ impl WatchedFile {
     }
 }
 
+/// Files that belong together, such as a certificate and its key.
+pub struct WatchedFiles {
+    files: Vec<(WatchedFile, bool)>,
+    moving: bool,
+}
+
+impl WatchedFiles {
+    /// What they hold now is no change: read them after this.
+    pub fn new<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
+        let files = paths.into_iter().map(|path| (WatchedFile::new(path), true)).collect();
+        let mut watched = Self { files, moving: false };
+        watched.differ();
+        watched
+    }
+
+    /// One look at all of them. Whether there was a change, told once, when two looks agree on it.
+    pub fn have_changed(&mut self) -> bool {
+        if self.differ() {
+            self.moving = true;
+            return false;
+        }
+        std::mem::take(&mut self.moving)
+    }
+
+    /// Whether any is not as the last look saw it; to be gone or unreadable is a difference too.
+    fn differ(&mut self) -> bool {
+        let mut differ = false;
+        for (file, readable) in &mut self.files {
+            let look = file.look();
+            let was_readable = std::mem::replace(readable, look.is_ok());
+            differ |= *readable != was_readable || matches!(look, Ok(Look::Read { .. }));
+        }
+        differ
+    }
+}
+
 /// Metadata that changes with the content, except for two writes within one tick of the file
 /// system's clock.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -272,6 +308,29 @@ mod tests {
         assert_eq!(content(watched.look()), None);
         fs::write(&path, "two").expect("written");
         assert_eq!(content(watched.look()).as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn a_change_of_several_files_is_told_once_when_they_stand_still() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths = [folder.path().join("one"), folder.path().join("two")];
+        let write = |index: usize, text| fs::write(&paths[index], text).expect("written");
+        write(0, "a");
+        write(1, "b");
+        let mut watched = WatchedFiles::new(paths.iter().map(|it| it.as_path()));
+        let mut told = || (watched.have_changed(), watched.have_changed(), watched.have_changed());
+        assert_eq!(told(), (false, false, false), "as they were");
+        write(1, "c");
+        assert_eq!(told(), (false, true, false), "one has changed");
+        fs::remove_file(&paths[0]).expect("removed");
+        assert_eq!(told(), (false, true, false), "one is gone");
+        write(0, "a");
+        assert_eq!(told(), (false, true, false), "it is back");
+        write(0, "d");
+        assert!(!watched.have_changed());
+        write(1, "e");
+        assert!(!watched.have_changed(), "the other one follows");
+        assert!(watched.have_changed());
     }
 
     #[test]
