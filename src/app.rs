@@ -258,7 +258,7 @@ impl ProxyFace {
 
     fn accept(&mut self, address: SocketAddr, listener: TcpListener) {
         tell_listening("proxy", &listener);
-        self.acceptors.push((address, self.face.accept(listener)));
+        self.acceptors.push((address, self.face.accept(listener, None)));
     }
 }
 
@@ -270,7 +270,7 @@ impl OpsFace {
         let metrics = Arc::clone(&ops.metrics);
         let face = Face::start("ops", 1, &limits, &metrics, move |_| ops.clone());
         let face = Arc::new(face);
-        let acceptor = face.accept(listener);
+        let acceptor = face.accept(listener, None);
         Self { face, acceptor }
     }
 }

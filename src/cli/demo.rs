@@ -45,7 +45,7 @@ async fn show(folder: &Path) -> Result<ExitCode, String> {
     let face =
         Face::start("sample", 1, &limits, &Arc::new(Metrics::new()), move |_| sample.clone());
     let face = Arc::new(face);
-    let _accepting = face.accept(backend);
+    let _accepting = face.accept(backend, None);
     let app = App::start(config, Clock::system(), std::io::stdout());
     let app = app.map_err(|failure| failure.to_string())?;
     while !app.is_loaded() {

@@ -3,6 +3,7 @@
 
 mod admin;
 mod check;
+pub mod tls;
 pub mod value;
 pub mod yaml;
 

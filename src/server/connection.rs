@@ -1,4 +1,4 @@
-//! One connection: HTTP/1.1 by hyper, with the time limits that hyper does not have.
+//! One connection: TLS if there is any, HTTP/1.1 by hyper, with the time limits that hyper does not have.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -22,8 +22,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::certificate::ClientCertificate;
 use super::head::{Head, Unshown};
+use super::stream::Stream;
 use super::timer::{Timer, Timers};
+use super::tls::Tls;
 use super::{Scope, Service};
 use crate::config::Limits;
 
@@ -33,11 +36,24 @@ pub type Fate = Rc<Cell<Option<&'static str>>>;
 /// What a service can know of the connection that a request came by.
 pub struct Connection {
     pub peer: SocketAddr,
+    tls: bool,
+    client: Option<ClientCertificate>,
     state: Rc<State>,
     timers: Timers,
 }
 
 impl Connection {
+    /// Whether it is within TLS that ends here.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The client's certificate, if the listener asks for one and the client has shown it. It was
+    /// verified when the connection began.
+    pub fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.client.as_ref()
+    }
+
     pub fn timers(&self) -> &Timers {
         &self.timers
     }
@@ -94,6 +110,7 @@ pub(super) async fn serve<S: Service>(
     scope: Rc<Scope<S>>,
     stream: std::net::TcpStream,
     peer: SocketAddr,
+    tls: Option<Arc<Tls>>,
 ) {
     // Both fail only for a connection that is already gone.
     let Ok(stream) = TcpStream::from_std(stream) else { return };
@@ -101,20 +118,53 @@ pub(super) async fn serve<S: Service>(
 
     let gauge = scope.metrics.connections.with_label_values(&[scope.face]);
     gauge.inc();
-    let ended = run(&scope, stream, peer).await;
+    let state = Rc::new(State::new(&scope.timers, scope.limits.load_full()));
+    let ended = match tls {
+        None => run(&scope, &state, Stream::Plain(stream), peer, None).await,
+        // A handshake is large, and clear text should not pay for it.
+        Some(tls) => Box::pin(run_tls(&scope, &state, stream, peer, &tls)).await,
+    };
     gauge.dec();
     if let Some(cause) = ended.cause() {
         scope.metrics.http_rejects.with_label_values(&[scope.face, cause]).inc();
-        tracing::debug!(face = scope.face, peer = %peer, cause, "connection ended early");
+        let error = ended.error();
+        tracing::debug!(face = scope.face, peer = %peer, cause, error, "connection ended early");
     }
 }
 
-async fn run<S: Service>(scope: &Rc<Scope<S>>, stream: TcpStream, peer: SocketAddr) -> Ended {
-    let limits = scope.limits.load_full();
-    let header_bytes = limits.header_bytes.0 as usize;
-    let state = Rc::new(State::new(&scope.timers, limits));
-    let connection =
-        Rc::new(Connection { peer, state: Rc::clone(&state), timers: scope.timers.clone() });
+async fn run_tls<S: Service>(
+    scope: &Rc<Scope<S>>,
+    state: &Rc<State>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: &Tls,
+) -> Ended {
+    let shaken = within_limits(scope, state, pin!(tls.accept(stream))).await;
+    let stream = match shaken {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Ended::Handshake(error),
+        Err(ended) => return ended,
+    };
+    let client = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let client = client.map(ClientCertificate::read);
+    run(scope, state, Stream::Tls(Box::new(stream)), peer, client).await
+}
+
+async fn run<S: Service>(
+    scope: &Rc<Scope<S>>,
+    state: &Rc<State>,
+    stream: Stream,
+    peer: SocketAddr,
+    client: Option<ClientCertificate>,
+) -> Ended {
+    let header_bytes = state.limits.header_bytes.0 as usize;
+    let connection = Rc::new(Connection {
+        peer,
+        tls: matches!(stream, Stream::Tls(_)),
+        client,
+        state: Rc::clone(state),
+        timers: scope.timers.clone(),
+    });
     let service = service_fn(|request: Request<Incoming>| {
         let (scope, connection) = (Rc::clone(scope), Rc::clone(&connection));
         connection.state.begin(request.body());
@@ -127,24 +177,38 @@ async fn run<S: Service>(scope: &Rc<Scope<S>>, stream: TcpStream, peer: SocketAd
             Ok::<_, std::convert::Infallible>(response.map(|body| Guarded { body, _guard: guard }))
         }
     });
-    let io = TokioIo::new(Watched { stream, state: Rc::clone(&state) });
+    let io = TokioIo::new(Watched { stream, state: Rc::clone(state) });
     let mut builder = http1::Builder::new();
     builder.max_header_size(header_bytes).max_buf_size(header_bytes.max(BUFFER_BYTES));
-    let mut http = pin!(builder.serve_connection(io, service));
+    let mut http = builder.serve_connection(io, service);
+    match within_limits(scope, state, Pin::new(&mut http)).await {
+        Ok(result) => result.map_or_else(Ended::Error, |()| Ended::Well),
+        Err(Ended::Well) => {
+            http.into_parts().io.into_inner().stream.farewell().await;
+            Ended::Well
+        }
+        Err(ended) => ended,
+    }
+}
+
+/// Waits for the future, unless the connection's time is over before.
+async fn within_limits<S, F: Future>(
+    scope: &Scope<S>,
+    state: &State,
+    mut future: Pin<&mut F>,
+) -> Result<F::Output, Ended> {
     let mut drain = pin!(scope.draining.cancelled());
-    let mut draining = false;
     poll_fn(|context| {
-        if !draining && drain.as_mut().poll(context).is_ready() {
-            draining = true;
+        if !state.leaving.get() && drain.as_mut().poll(context).is_ready() {
             state.leave();
         }
-        if let Poll::Ready(result) = http.as_mut().poll(context) {
-            return Poll::Ready(result.map_or_else(Ended::Error, |()| Ended::Well));
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Ok(output));
         }
         if state.send.poll_elapsed(context).is_ready() {
-            return Poll::Ready(state.cut("send_idle_timeout"));
+            return Poll::Ready(Err(state.cut("send_idle_timeout")));
         }
-        state.patience.poll_elapsed(context).map(|()| state.run_out())
+        state.patience.poll_elapsed(context).map(|()| Err(state.run_out()))
     })
     .await
 }
@@ -152,6 +216,7 @@ async fn run<S: Service>(scope: &Rc<Scope<S>>, stream: TcpStream, peer: SocketAd
 enum Ended {
     Well,
     TimedOut(&'static str),
+    Handshake(io::Error),
     Error(hyper::Error),
 }
 
@@ -161,11 +226,27 @@ impl Ended {
         match self {
             Self::Well => None,
             Self::TimedOut(limit) => Some(limit),
+            Self::Handshake(error) if is_gone(error) => None,
+            Self::Handshake(_) => Some("tls"),
             Self::Error(error) if error.is_parse_too_large() => Some("header_bytes"),
             Self::Error(error) if error.is_parse() => Some("malformed"),
             Self::Error(_) => None,
         }
     }
+
+    /// What the cause alone does not tell.
+    fn error(&self) -> Option<String> {
+        match self {
+            Self::Handshake(error) => Some(error.to_string()),
+            _ => None,
+        }
+    }
+}
+
+/// Who only looks whether the port is open closes without a word.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Where a connection is, and until when.
@@ -313,7 +394,7 @@ impl<B: Body + Unpin> Body for Guarded<B> {
 
 /// The stream, telling the state what it sees.
 struct Watched {
-    stream: TcpStream,
+    stream: Stream,
     state: Rc<State>,
 }
 
@@ -384,8 +465,11 @@ impl AsyncWrite for Watched {
 
     /// Called once there is nothing left to write.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.state.flushed();
-        Pin::new(&mut self.stream).poll_flush(context)
+        let outcome = Pin::new(&mut self.stream).poll_flush(context);
+        if outcome.is_ready() {
+            self.state.flushed();
+        }
+        self.sent(outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

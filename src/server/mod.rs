@@ -1,12 +1,15 @@
-//! Accept → HTTP, for every face: connections spread over workers, limits on time and size, and
-//! an orderly end. It knows nothing of tokens.
+//! Accept → TLS → HTTP, for every face: connections spread over workers, limits on time and size,
+//! and an orderly end. It knows nothing of tokens.
 //!
 //! A worker is a thread with a runtime of its own; nothing that serves a request is shared between
 //! two of them unless the service shares it.
 
+mod certificate;
 mod connection;
 mod head;
+mod stream;
 pub mod timer;
+mod tls;
 
 use std::cell::Cell;
 use std::io;
@@ -18,7 +21,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -29,9 +32,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
 use crate::telemetry::metrics::Metrics;
+pub use certificate::ClientCertificate;
 pub use connection::{Connection, Fate};
 pub use head::{Unshown, encode_query};
 use timer::{TICK, Timers};
+pub use tls::Tls;
 
 /// What a face does with requests. Each worker makes its own.
 pub trait Service: 'static {
@@ -67,6 +72,7 @@ enum Message {
     Connection {
         stream: std::net::TcpStream,
         peer: SocketAddr,
+        tls: Option<Arc<Tls>>,
         ticket: Ticket,
     },
     /// Answered when all that was under way in this turn of the loop is done.
@@ -78,11 +84,17 @@ enum Message {
 
 /// A listener at work.
 pub struct Acceptor {
+    tls: Arc<ArcSwapOption<Tls>>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Acceptor {
+    /// Meets connections from now on with this TLS, or in clear text.
+    pub fn secure(&self, tls: Option<Arc<Tls>>) {
+        self.tls.store(tls);
+    }
+
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -144,10 +156,12 @@ impl Face {
         Self { name, workers, free: Arc::new(Semaphore::new(connections)), connections }
     }
 
-    /// Accepts connections until told to stop. Must be called within a runtime.
-    pub fn accept(self: &Arc<Self>, listener: TcpListener) -> Acceptor {
+    /// Accepts connections until told to stop; in clear text without TLS. Must be called within a
+    /// runtime.
+    pub fn accept(self: &Arc<Self>, listener: TcpListener, tls: Option<Arc<Tls>>) -> Acceptor {
         let (face, stop) = (Arc::clone(self), CancellationToken::new());
-        let stopped = stop.clone();
+        let tls = Arc::new(ArcSwapOption::from(tls));
+        let (stopped, current) = (stop.clone(), Arc::clone(&tls));
         let task = tokio::spawn(async move {
             loop {
                 // Those who have connected already are let in before the door is closed.
@@ -159,7 +173,8 @@ impl Face {
                 match accepted {
                     Ok((stream, peer)) => {
                         let permit = Arc::clone(&face.free).acquire_owned().await;
-                        face.hand_over(stream, peer, permit.expect("never closed"));
+                        let permit = permit.expect("never closed");
+                        face.hand_over(stream, peer, current.load_full(), permit);
                     }
                     Err(error) => {
                         // Out of descriptors, most likely: give others time to return theirs.
@@ -169,11 +184,17 @@ impl Face {
                 }
             }
         });
-        Acceptor { stop, task }
+        Acceptor { tls, stop, task }
     }
 
     /// To the worker with the fewest connections.
-    fn hand_over(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    fn hand_over(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        tls: Option<Arc<Tls>>,
+        permit: OwnedSemaphorePermit,
+    ) {
         let least = self.workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
         let worker = least.expect("a face has workers");
         worker.load.fetch_add(1, Ordering::Relaxed);
@@ -181,7 +202,7 @@ impl Face {
         // It fails for a peer that is already gone.
         let Ok(stream) = stream.into_std() else { return };
         // A worker that has ended takes none; the connection closes.
-        let _ = worker.messages.send(Message::Connection { stream, peer, ticket });
+        let _ = worker.messages.send(Message::Connection { stream, peer, tls, ticket });
     }
 
     /// A closure that returns once every worker has come round its loop: what any of them was
@@ -275,10 +296,10 @@ fn run_worker<S: Service>(
         tokio::task::spawn_local(sweep(Rc::clone(&scope)));
         while let Some(message) = inbox.recv().await {
             match message {
-                Message::Connection { stream, peer, ticket } => {
+                Message::Connection { stream, peer, tls, ticket } => {
                     let scope = Rc::clone(&scope);
                     tokio::task::spawn_local(async move {
-                        connection::serve(scope, stream, peer).await;
+                        connection::serve(scope, stream, peer, tls).await;
                         drop(ticket);
                     });
                 }

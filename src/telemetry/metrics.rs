@@ -73,7 +73,7 @@ impl Metrics {
             connections: make.int_gauges("connections", "Connections from clients.", &["face"]),
             http_rejects: make.counters(
                 "http_rejects_total",
-                "Connections ended by a request that is no HTTP, or by a limit on time or size.",
+                "Connections ended by a failed TLS handshake, a request that is no HTTP, or a limit on time or size.",
                 &["face", "cause"],
             ),
             credential_refusals: make.counters(
