@@ -1,5 +1,7 @@
 //! Wiring: makes the parts from a config, replaces them at a reload, and takes them down in order.
 
+mod certificates;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -18,9 +20,10 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::ops::Ops;
 use crate::proxy::{Proxy, Settings, Shared};
-use crate::server::{Acceptor, Face, bind};
+use crate::server::{Acceptor, Face, Tls, bind};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use certificates::{Certificates, Watched};
 
 /// The running product. Must be made and used within a tokio runtime.
 pub struct App {
@@ -31,6 +34,7 @@ pub struct App {
     draining: Arc<AtomicBool>,
     proxy: Option<ProxyFace>,
     ops: Option<OpsFace>,
+    certificates: Arc<Certificates>,
     minder: Minder,
     log_end: Receiver<()>,
 }
@@ -74,10 +78,9 @@ impl App {
         // All that can fail comes before the first thread.
         let settings =
             config.proxy.as_ref().map(|proxy| settings(proxy, &config.log)).transpose()?;
-        let listeners = match &config.proxy {
-            Some(proxy) => bind_all(proxy.listeners.iter().map(|it| it.address.0))?,
-            None => Vec::new(),
-        };
+        let (doors, watched) = doors(config.proxy.as_ref())?;
+        let listeners: Vec<_> =
+            doors.into_iter().map(Door::bind).collect::<Result<_, Failure>>()?;
         let ops_listener = match &config.ops {
             Some(ops) => Some(bind_for("ops.listen", ops.listen.0)?),
             None => None,
@@ -98,7 +101,9 @@ impl App {
             Follower::start(&config.credentials, Arc::clone(&authority), clock.clone(), round)
                 .map_err(|invalid| Failure(invalid.to_string()))?;
         let minded = proxy.as_ref().map(|proxy| Arc::clone(&proxy.shared));
-        let minder = Minder::start(follower, clock.clone(), minded);
+        let certificates = Arc::new(Certificates::new(clock.clone(), Arc::clone(&metrics)));
+        certificates.replace(watched);
+        let minder = Minder::start(follower, clock.clone(), minded, Arc::clone(&certificates));
 
         let ops = ops_listener.map(|listener| {
             let (authority, metrics) = (Arc::clone(&authority), Arc::clone(&metrics));
@@ -106,10 +111,20 @@ impl App {
             let clock = clock.clone();
             OpsFace::start(Ops { authority, clock, metrics, draining }, listener)
         });
-        let mut app =
-            Self { config, clock, authority, metrics, draining, proxy, ops, minder, log_end };
+        let mut app = Self {
+            config,
+            clock,
+            authority,
+            metrics,
+            draining,
+            proxy,
+            ops,
+            certificates,
+            minder,
+            log_end,
+        };
         if let Some(proxy) = &mut app.proxy {
-            listeners.into_iter().for_each(|(address, listener)| proxy.accept(address, listener));
+            listeners.into_iter().for_each(|(door, listener)| proxy.accept(door, listener));
         }
         app.tell_config();
         Ok(app)
@@ -138,23 +153,23 @@ impl App {
         }
         if let (Some(proxy), Some(config)) = (&mut self.proxy, &new.proxy) {
             let settings = settings(config, &new.log)?;
+            let (doors, watched) = doors(Some(config))?;
             let mut superfluous: Vec<_> = proxy.acceptors.iter().map(|(it, _)| *it).collect();
-            let mut added = Vec::new();
-            for wanted in config.listeners.iter().map(|listener| listener.address.0) {
-                match superfluous.iter().position(|it| *it == wanted) {
-                    Some(place) => drop(superfluous.remove(place)),
-                    None => added.push(wanted),
+            let (mut kept, mut bound) = (Vec::new(), Vec::new());
+            for door in doors {
+                match superfluous.iter().position(|it| *it == door.address) {
+                    Some(place) => {
+                        superfluous.remove(place);
+                        kept.push(door);
+                    }
+                    None => bound.push(door.bind()?),
                 }
             }
-            let bound = bind_all(added.into_iter())?;
             proxy.shared.settings.store(Arc::new(settings));
             proxy.limits.store(Arc::new(config.limits.clone()));
-            for address in superfluous {
-                let place = proxy.acceptors.iter().position(|(it, _)| *it == address);
-                let (_, acceptor) = proxy.acceptors.remove(place.expect("it is one of them"));
-                acceptor.stop();
-            }
-            bound.into_iter().for_each(|(address, listener)| proxy.accept(address, listener));
+            self.certificates.replace(watched);
+            proxy.keep(kept);
+            bound.into_iter().for_each(|(door, listener)| proxy.accept(door, listener));
         }
         self.authority.reconfigure(&new.credentials);
         self.config = new;
@@ -213,10 +228,37 @@ fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<Settings, Failur
     Settings::new(proxy, log).map_err(|faults| Failure(faults.join("\n")))
 }
 
-fn bind_all(
-    addresses: impl Iterator<Item = SocketAddr>,
-) -> Result<Vec<(SocketAddr, TcpListener)>, Failure> {
-    addresses.map(|it| Ok((it, bind_for("proxy.listeners", it)?))).collect()
+/// What a listener is to be: its address as configured, and how it is secured.
+struct Door {
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Door {
+    fn bind(self) -> Result<(Self, TcpListener), Failure> {
+        let listener = bind_for("proxy.listeners", self.address)?;
+        Ok((self, listener))
+    }
+}
+
+/// The doors of the proxy, with the files of those that have some read.
+fn doors(proxy: Option<&config::Proxy>) -> Result<(Vec<Door>, Vec<Watched>), Failure> {
+    let (mut doors, mut watched, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+    let listeners = proxy.into_iter().flat_map(|proxy| &proxy.listeners);
+    for (index, listener) in listeners.enumerate() {
+        let place = format!("proxy.listeners[{index}].tls");
+        let load = |tls| Watched::load(tls, &place, listener.address);
+        let mut door = Door { address: listener.address.0, tls: None };
+        match listener.tls.as_ref().map(load).transpose() {
+            Ok(loaded) => {
+                door.tls = loaded.as_ref().map(|it| Arc::clone(&it.tls));
+                watched.extend(loaded);
+            }
+            Err(told) => faults.extend(told),
+        }
+        doors.push(door);
+    }
+    if faults.is_empty() { Ok((doors, watched)) } else { Err(Failure(faults.join("\n"))) }
 }
 
 fn bind_for(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -232,9 +274,9 @@ fn bind_for(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// Tells where a face can be found, which port 0 leaves to the system.
-fn tell_listening(face: &str, listener: &TcpListener) {
+fn tell_listening(face: &str, listener: &TcpListener, tls: bool) {
     match listener.local_addr() {
-        Ok(address) => tracing::info!(face, %address, "listening"),
+        Ok(address) => tracing::info!(face, %address, tls, "listening"),
         Err(error) => tracing::warn!(face, "listening at an unknown address: {error}"),
     }
 }
@@ -256,15 +298,27 @@ impl ProxyFace {
         Self { face: Arc::new(face), shared, limits, acceptors: Vec::new() }
     }
 
-    fn accept(&mut self, address: SocketAddr, listener: TcpListener) {
-        tell_listening("proxy", &listener);
-        self.acceptors.push((address, self.face.accept(listener, None)));
+    fn accept(&mut self, door: Door, listener: TcpListener) {
+        tell_listening("proxy", &listener, door.tls.is_some());
+        self.acceptors.push((door.address, self.face.accept(listener, door.tls)));
+    }
+
+    /// Goes on with these doors of those that there are, and with no others.
+    fn keep(&mut self, doors: Vec<Door>) {
+        let mut known = std::mem::take(&mut self.acceptors);
+        for door in doors {
+            let place = known.iter().position(|(address, _)| *address == door.address);
+            let (address, acceptor) = known.remove(place.expect("it is one of them"));
+            acceptor.secure(door.tls);
+            self.acceptors.push((address, acceptor));
+        }
+        known.into_iter().for_each(|(_, acceptor)| acceptor.stop());
     }
 }
 
 impl OpsFace {
     fn start(ops: Ops, listener: TcpListener) -> Self {
-        tell_listening("ops", &listener);
+        tell_listening("ops", &listener, false);
         let limits =
             Arc::new(ArcSwap::from_pointee(Limits { connections: 256, ..Limits::default() }));
         let metrics = Arc::clone(&ops.metrics);
@@ -282,7 +336,12 @@ struct Minder {
 }
 
 impl Minder {
-    fn start(mut follower: Follower, clock: Clock, proxy: Option<Arc<Shared>>) -> Self {
+    fn start(
+        mut follower: Follower,
+        clock: Clock,
+        proxy: Option<Arc<Shared>>,
+        certificates: Arc<Certificates>,
+    ) -> Self {
         let (stop, stopped) = channel();
         let mind = move || {
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
@@ -291,6 +350,7 @@ impl Minder {
                 if let Some(proxy) = &proxy {
                     proxy.settings.load().refresh_secrets();
                 }
+                certificates.poll();
             }
         };
         let thread = std::thread::Builder::new().name("minder".into()).spawn(mind);

@@ -39,14 +39,14 @@ d and y (365 days); sizes one out of B, KiB, MiB and GiB. Relative paths start a
 `scim-guard check` tells all faults at once, `scim-guard check --print` shows what is in force.
 ";
 
-/// The schema behind a reference.
+/// The schema behind references.
 fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     let reference = schema["$ref"].as_str().or_else(|| {
         let options = schema["anyOf"].as_array()?;
         options.iter().find_map(|option| option["$ref"].as_str())
     });
     match reference.and_then(|it| it.strip_prefix("#/$defs/")) {
-        Some(name) => &root["$defs"][name],
+        Some(name) => resolve(root, &root["$defs"][name]),
         None => schema,
     }
 }

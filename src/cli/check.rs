@@ -6,24 +6,28 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::{ConfigFile, Form, Output};
+use crate::clock::Clock;
 use crate::config::yaml::Fault;
 use crate::config::{Config, Invalid};
 use crate::proxy::Settings;
+use crate::server::Tls;
 use crate::source::file::{CredentialReader, DenyList, Faults, Format};
 use crate::source::watch::{Look, WatchedFile};
 
 pub fn run(file: &ConfigFile, print: bool, output: &Output) -> Result<ExitCode, String> {
     let config = Config::load(&file.file);
-    let (facts, faults) = match &config {
+    let Examined { facts, warnings, faults } = match &config {
         Ok(config) => examine(config, &file.file.display().to_string()),
-        Err(invalid) => (Vec::new(), told(invalid)),
+        Err(invalid) => Examined { faults: told(invalid), ..Examined::default() },
     };
     if output.form == Form::Json {
         let valid = faults.is_empty();
         let mut all = vec![("valid", json!(valid)), ("faults", Value::from(faults.clone()))];
+        all.push(("warnings", Value::from(warnings)));
         all.extend(facts);
         output.print(&all);
     } else {
+        warnings.iter().for_each(|warning| anstream::eprintln!("warning: {warning}"));
         faults.iter().for_each(|fault| anstream::eprintln!("{fault}"));
         if faults.is_empty() && !print {
             output.print(&facts);
@@ -39,14 +43,29 @@ fn told(invalid: &Invalid) -> Vec<String> {
     invalid.to_string().lines().map(str::to_owned).collect()
 }
 
-/// What the config amounts to, and the faults of the files that it names.
-fn examine(config: &Config, name: &str) -> (Vec<(&'static str, Value)>, Vec<String>) {
-    let mut faults = Vec::new();
+/// What the config amounts to, and what is to be said of the files that it names.
+#[derive(Default)]
+struct Examined {
+    facts: Vec<(&'static str, Value)>,
+    warnings: Vec<String>,
+    faults: Vec<String>,
+}
+
+fn examine(config: &Config, name: &str) -> Examined {
+    let (mut warnings, mut faults) = (Vec::new(), Vec::new());
     let mut facts = vec![("config", json!(name))];
     if let Some(proxy) = &config.proxy {
         facts.push(("listeners", json!(proxy.listeners.len())));
         facts.push(("routes", json!(proxy.routes.len())));
         faults.extend(Settings::new(proxy, &config.log).err().into_iter().flatten());
+        let now = Clock::system().now().wall;
+        for (index, listener) in proxy.listeners.iter().enumerate() {
+            let load = |tls| Tls::load(tls, &format!("proxy.listeners[{index}].tls"));
+            match listener.tls.as_ref().map(load).transpose() {
+                Ok(tls) => warnings.extend(tls.iter().flat_map(|tls| tls.expired(now))),
+                Err(told) => faults.extend(told),
+            }
+        }
     }
     let mut read = |path: &Path, key: &'static str, count: CountRows<'_>| match read_whole(path) {
         Err(error) => faults.push(format!("{key}: {}: {error}", path.display())),
@@ -65,7 +84,7 @@ fn examine(config: &Config, name: &str) -> (Vec<(&'static str, Value)>, Vec<Stri
     if let Some(path) = &config.credentials.deny {
         read(path, "credentials.deny", &mut |content| Ok(DenyList::read(content)?.len()));
     }
-    (facts, faults)
+    Examined { facts, warnings, faults }
 }
 
 fn read_whole(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::tls::Tls;
 use super::value::{RouteTenant, Segment, Span};
 use super::yaml::Fault;
 use super::{Admin, Config, Limits, Proxy, Route, Source};
@@ -42,6 +43,11 @@ fn check_proxy(proxy: &Proxy, faults: &mut Faults) {
         "proxy.listeners",
         "no listener: add one, such as - address: 127.0.0.1:8080",
     );
+    for (index, listener) in proxy.listeners.iter().enumerate() {
+        if let Some(tls) = &listener.tls {
+            check_tls(tls, &format!("proxy.listeners[{index}].tls"), faults);
+        }
+    }
     faults.add_if(
         proxy.workers.is_some_and(|workers| !(1..=1024).contains(&workers)),
         "proxy.workers",
@@ -74,6 +80,30 @@ fn check_proxy(proxy: &Proxy, faults: &mut Faults) {
     check_limits(&proxy.limits, faults);
     at_most(proxy.drain.delay, DAY, "proxy.drain.delay", faults);
     at_most(proxy.drain.deadline, DAY, "proxy.drain.deadline", faults);
+}
+
+fn check_tls(tls: &Tls, place: &str, faults: &mut Faults) {
+    let Some(first) = tls.certificates.first() else {
+        return faults.add(place, "no certificate: add one with certificate and private_key");
+    };
+    for (place, it) in tls.places(place) {
+        faults.add_if(
+            it.client_ca.is_some() && it.client_auth.is_none(),
+            format!("{place}.client_ca"),
+            "has no client_auth beside it: add client_auth: required, or optional",
+        );
+        faults.add_if(
+            it.client_auth.is_some() && it.client_ca.is_none(),
+            format!("{place}.client_auth"),
+            "has no client_ca beside it: add the file with the authorities of clients' certificates",
+        );
+        // A client is asked before we know which name its requests will have.
+        faults.add_if(
+            (&it.client_ca, it.client_auth) != (&first.client_ca, first.client_auth),
+            place,
+            "asks clients for other certificates than the first entry: write the same client_ca and client_auth in all, or give this name a listener of its own",
+        );
+    }
 }
 
 fn check_route(route: &Route, place: &str, faults: &mut Faults) {
@@ -338,10 +368,46 @@ ops: { listen: 127.0.0.1:9090 }
     }
 
     #[test]
+    fn rules_of_tls() {
+        let check = |tls: &str, told: &[&str]| {
+            check("127.0.0.1:8080", &format!("127.0.0.1:8080, tls: {tls}"), told);
+        };
+        let pair = "certificate: a, private_key: b";
+        check(&format!("{{ {pair} }}"), &[]);
+        check(&format!("[{{ {pair} }}, {{ {pair} }}]"), &[]);
+        check(&format!("{{ {pair}, client_ca: c, client_auth: required }}"), &[]);
+        check("[]", &["line 3, proxy.listeners[0].tls: no certificate: add one"]);
+        check("{ certificate: a }", &["proxy.listeners[0].tls: `private_key` is required"]);
+        check(
+            &format!("{{ {pair}, client_ca: c }}"),
+            &["proxy.listeners[0].tls.client_ca: has no client_auth beside it: add"],
+        );
+        check(
+            &format!("{{ {pair}, client_auth: optional }}"),
+            &["proxy.listeners[0].tls.client_auth: has no client_ca beside it: add"],
+        );
+        check(
+            &format!("[{{ {pair} }}, {{ {pair}, client_ca: c, client_auth: required }}]"),
+            &["proxy.listeners[0].tls[1]: asks clients for other certificates than the first"],
+        );
+    }
+
+    #[test]
+    fn paths_of_tls_start_at_the_folder_of_the_config() {
+        let tls = "127.0.0.1:8080, tls: { certificate: a, private_key: /b, client_ca: c, client_auth: required }";
+        let text = GOOD.replacen("127.0.0.1:8080", tls, 1);
+        let config = Config::parse(&text, Path::new("/etc/guard")).expect("valid");
+        let proxy = config.proxy.expect("there");
+        let files = proxy.listeners[0].tls.as_ref().expect("there").files();
+        let files: Vec<_> = files.map(|path| path.display().to_string()).collect();
+        assert_eq!(files, ["/etc/guard/a", "/b", "/etc/guard/c"]);
+    }
+
+    #[test]
     fn faults_of_values_and_rules_are_told_together() {
         check(
             "8080 }]",
-            "8080, tls: x }]\n  workers: 0",
+            "8080, color: x }]\n  workers: 0",
             &["unknown key", "proxy.workers: must be"],
         );
     }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub use admin::{Admin, AdminLimits, AdminToken, Mode, Native, Replica, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tls::Tls;
 use value::{
     Address, Authorization, HostName, Network, RoutePath, RouteTenant, SecretRef, Size, Span,
     UpstreamUrl, rebase,
@@ -59,12 +60,16 @@ pub struct Proxy {
     pub routes: Vec<Route>,
 }
 
-/// An address at which clients find us. Cleartext: have TLS end in front of it.
+/// An address at which clients find us. Clear text without `tls`: have TLS end in front of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// Where to listen. Port 0 lets the system choose one, which the log then tells.
     pub address: Address,
+    /// TLS 1.2 and 1.3. A list holds certificates for several names: the one whose names fit is
+    /// shown, the first one to all others. Default: clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 /// What one client may take from us.
@@ -77,7 +82,8 @@ pub struct Limits {
     /// The largest request head; beyond it 431. Each connection may hold as much memory, 8 KiB to
     /// 1 MiB. Default: 32 KiB.
     pub header_bytes: Size,
-    /// From the first byte of a request to the end of its head. Default: 10 seconds.
+    /// From the first byte of a request to the end of its head; for the first one from the
+    /// beginning of the connection, TLS handshake and all. Default: 10 seconds.
     pub header_timeout: Span,
     /// Between two pieces of a request body. Default: 30 seconds.
     pub body_idle_timeout: Span,
@@ -374,6 +380,8 @@ impl Config {
     }
 
     fn rebase(&mut self, directory: &Path) {
+        let listeners = self.proxy.iter_mut().flat_map(|proxy| &mut proxy.listeners);
+        listeners.filter_map(|it| it.tls.as_mut()).for_each(|tls| tls.rebase(directory));
         let routes = self.proxy.iter_mut().flat_map(|proxy| &mut proxy.routes);
         for route in routes {
             if let Authorization::File(path) = &mut route.upstream.authorization {

@@ -9,6 +9,8 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::value::rebase;
+
 /// Written as one certificate, or as a list of them for several names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
@@ -62,6 +64,14 @@ impl Tls {
         let pairs = self.certificates.iter();
         let pairs = pairs.flat_map(|it| [it.certificate.as_path(), &it.private_key]);
         pairs.chain(self.client_auth().map(|(authorities, _)| authorities))
+    }
+
+    pub(super) fn rebase(&mut self, directory: &Path) {
+        for it in &mut self.certificates {
+            rebase(&mut it.certificate, directory);
+            rebase(&mut it.private_key, directory);
+            it.client_ca.iter_mut().for_each(|path| rebase(path, directory));
+        }
     }
 }
 

@@ -184,7 +184,8 @@ impl Forward<'_> {
         headers::write_header(&mut head, "host", host.as_bytes());
         let peer = self.client.peer.ip();
         let trusted = &self.settings.trusted_proxies;
-        let origin = Origin::new(peer, own_host, &self.parts.headers, trusted);
+        let is_tls = self.client.is_tls();
+        let origin = Origin::new(peer, is_tls, own_host, &self.parts.headers, trusted);
         record.client = origin.client;
         let credential = self.permit.credential();
         let keeps = upstream.config.authorization == Authorization::Keep && credential.is_some();

@@ -121,10 +121,16 @@ pub struct Origin<'a> {
 }
 
 impl<'a> Origin<'a> {
-    /// `host` is what the request itself names.
-    pub fn new(peer: IpAddr, host: &'a str, headers: &'a HeaderMap, trusted: &[Network]) -> Self {
+    /// `host` is what the request itself names, `is_tls` how it came to us.
+    pub fn new(
+        peer: IpAddr,
+        is_tls: bool,
+        host: &'a str,
+        headers: &'a HeaderMap,
+        trusted: &[Network],
+    ) -> Self {
         let peer = peer.to_canonical();
-        let origin = Self { client: peer, host, proto: "http" };
+        let origin = Self { client: peer, host, proto: if is_tls { "https" } else { "http" } };
         if !is_trusted(peer, trusted) {
             return origin;
         }
@@ -135,7 +141,8 @@ impl<'a> Origin<'a> {
                 .unwrap_or(host),
             proto: match single(headers, FORWARDED_PROTO) {
                 Some("https") => "https",
-                _ => "http",
+                Some("http") => "http",
+                _ => origin.proto,
             },
         }
     }
@@ -323,12 +330,30 @@ mod tests {
             ("X-Forwarded-Host", "scim.example.com"),
             ("X-Forwarded-Proto", "https"),
         ]);
-        let origin = |peer: [u8; 4]| Origin::new(peer.into(), "h", &map, &trusted);
+        let origin = |peer: [u8; 4]| Origin::new(peer.into(), false, "h", &map, &trusted);
         let believed =
             Origin { client: [9, 9, 9, 9].into(), host: "scim.example.com", proto: "https" };
         assert_eq!(origin([10, 0, 0, 1]), believed);
         let own = Origin { client: [11, 0, 0, 1].into(), host: "h", proto: "http" };
         assert_eq!(origin([11, 0, 0, 1]), own);
+    }
+
+    #[test]
+    fn the_scheme_is_our_own_unless_a_trusted_proxy_names_it() {
+        let trusted: Vec<Network> = vec!["10.0.0.0/8".parse().expect("valid")];
+        for (peer, is_tls, said, proto) in [
+            ([11, 0, 0, 1], true, Some("http"), "https"),
+            ([11, 0, 0, 1], false, Some("https"), "http"),
+            ([10, 0, 0, 1], true, Some("http"), "http"),
+            ([10, 0, 0, 1], false, Some("https"), "https"),
+            ([10, 0, 0, 1], true, None, "https"),
+            ([10, 0, 0, 1], true, Some("ftp"), "https"),
+        ] {
+            let lines: Vec<_> = said.map(|it| ("X-Forwarded-Proto", it)).into_iter().collect();
+            let map = headers(&lines);
+            let origin = Origin::new(peer.into(), is_tls, "h", &map, &trusted);
+            assert_eq!(origin.proto, proto, "{peer:?} {is_tls} {said:?}");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub struct Metrics {
     pub cache_memo: IntCounter,
     pub cache_hit: IntCounter,
     pub cache_miss: IntCounter,
+    pub tls_certificate_expiry: GaugeVec,
     pub config_last_reload_successful: IntGauge,
     pub config_last_reload_success_time: Gauge,
     pub config_hash: GaugeVec,
@@ -112,6 +113,11 @@ impl Metrics {
             cache_memo: cache.with_label_values(&["memo"]),
             cache_hit: cache.with_label_values(&["hit"]),
             cache_miss: cache.with_label_values(&["miss"]),
+            tls_certificate_expiry: make.gauges(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the first of a listener's certificates ends; the label is the address in the config.",
+                &["listener"],
+            ),
             config_last_reload_successful: make.gauge(
                 "config_last_reload_successful",
                 "Whether the config file was valid when it was last read.",
