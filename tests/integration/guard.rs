@@ -19,6 +19,10 @@ pub const TOKEN: &str = "planted-token-0123456789";
 pub struct Setup {
     pub rows: String,
     pub deny: Option<String>,
+    /// More keys of the listener, such as `, tls: { … }`.
+    pub listener: String,
+    /// Files beside the config.
+    pub files: Vec<(&'static str, String)>,
     /// The list under `proxy.routes`.
     pub routes: String,
     /// More lines of the sections `proxy` and `credentials`, and of the top level.
@@ -33,6 +37,8 @@ impl Setup {
         Self {
             rows: row(ID, TOKEN, "Enabled", "2099-01-01T00:00:00Z"),
             deny: None,
+            listener: String::new(),
+            files: Vec::new(),
             routes: route(backend, ""),
             proxy: String::new(),
             credentials: String::new(),
@@ -60,6 +66,16 @@ impl Setup {
         self
     }
 
+    pub fn listener(mut self, keys: &str) -> Self {
+        self.listener = keys.to_owned();
+        self
+    }
+
+    pub fn file(mut self, name: &'static str, content: &str) -> Self {
+        self.files.push((name, content.to_owned()));
+        self
+    }
+
     pub fn deny(mut self, list: &str) -> Self {
         self.deny = Some(list.to_owned());
         self.credentials("deny: deny.yaml")
@@ -72,8 +88,8 @@ impl Setup {
             "  drain: { delay: 0s, deadline: 10s }\n"
         };
         format!(
-            "proxy:\n  listeners: [{{ address: '127.0.0.1:0' }}]\n{drain}{}  routes:\n{}credentials:\n  source: file\n  file: {{ path: credentials.yaml }}\n{}ops: {{ listen: '127.0.0.1:0' }}\n{}",
-            self.proxy, self.routes, self.credentials, self.top
+            "proxy:\n  listeners: [{{ address: '127.0.0.1:0'{} }}]\n{drain}{}  routes:\n{}credentials:\n  source: file\n  file: {{ path: credentials.yaml }}\n{}ops: {{ listen: '127.0.0.1:0' }}\n{}",
+            self.listener, self.proxy, self.routes, self.credentials, self.top
         )
     }
 
@@ -81,6 +97,9 @@ impl Setup {
         fs::write(folder.join("credentials.yaml"), &self.rows).expect("written");
         if let Some(deny) = &self.deny {
             fs::write(folder.join("deny.yaml"), deny).expect("written");
+        }
+        for (name, content) in &self.files {
+            fs::write(folder.join(name), content).expect("written");
         }
         fs::write(folder.join("proxy.yaml"), self.config()).expect("written");
     }
@@ -146,6 +165,13 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// Starts it with the files of this folder, and waits until the table is loaded.
+    pub fn start_in(folder: tempfile::TempDir) -> Self {
+        let guard = Self::launch(folder, &["serve"]);
+        wait_for("readiness", || guard.ops("/readyz").status == 200);
+        guard
+    }
+
     fn launch(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
         Self::launch_reading(folder, arguments, true)
     }

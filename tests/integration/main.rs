@@ -11,4 +11,5 @@ mod http;
 mod lifecycle;
 mod refusals;
 mod secrecy;
+mod tls;
 mod upstream_faults;
