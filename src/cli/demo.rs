@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 
 use super::sample::{self, Sample};
-use super::serve::{Event, Signals, control_runtime, leave};
+use super::serve::{Signals, control_runtime, leave};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Level, Limits, Log, LogFormat};
@@ -54,7 +54,8 @@ async fn show(folder: &Path) -> Result<ExitCode, String> {
 
     let deny = folder.join("deny.yaml");
     anstream::println!("{}", guide(proxy, backend_address, ops, &live, &expired, &deny));
-    while let Event::Reload = signals.next(None).await {}
+    // Nothing can be reloaded here: a hangup is the terminal that is closed.
+    signals.next(None).await;
     leave(app, true, &mut signals).await
 }
 

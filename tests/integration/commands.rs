@@ -1,11 +1,15 @@
 //! The commands, as people and programs call them.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::backend::Backend;
-use crate::guard::{ID, Setup, TENANT, TOKEN, command, route, row};
+use crate::guard::{ID, PATIENCE, Setup, TENANT, TOKEN, command, route, row};
+use crate::http::Client;
 
 fn run(folder: &Path, arguments: &[&str], input: &str) -> Output {
     let mut child = command(folder, arguments)
@@ -159,6 +163,44 @@ fn health_asks_the_running_process() {
     std::fs::write(folder.path().join("proxy.yaml"), config).expect("written");
     drop(guard);
     assert_eq!(run(folder.path(), &["health"], "").status.code(), Some(1));
+}
+
+/// Also when its terminal is closed.
+#[test]
+fn the_demo_does_what_it_says_and_leaves_nothing_behind() {
+    for signal in [Signal::INT, Signal::HUP] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut demo = command(folder.path(), &["demo"])
+            .env("TMPDIR", folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let told = BufReader::new(demo.stdout.take().expect("piped")).lines();
+        let told = told.map(|line| line.expect("text"));
+        let told: Vec<String> = told.take_while(|line| !line.starts_with("Ctrl-C")).collect();
+        let statuses: Vec<u16> = told
+            .iter()
+            .filter_map(|line| line.split_once("Bearer ")?.1.split_once("' http://"))
+            .map(|(token, url)| {
+                let (address, _) = url.split_once('/').expect("a path");
+                let mut client = Client::connect(address.parse().expect("an address"));
+                client.get("/Users", token).status
+            })
+            .collect();
+        assert_eq!(statuses, [200, 401, 401]);
+        let made = || std::fs::read_dir(folder.path()).expect("readable").count();
+        assert_eq!(made(), 1);
+        kill_process(Pid::from_child(&demo), signal).expect("it runs");
+        let deadline = Instant::now() + PATIENCE;
+        while demo.try_wait().expect("a child").is_none() {
+            if Instant::now() > deadline {
+                let _ = demo.kill();
+                panic!("{signal:?} does not end it");
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        assert_eq!(made(), 0);
+    }
 }
 
 #[test]
