@@ -134,12 +134,19 @@ impl Follower {
     /// Denials count at first sight, their removal when two looks agree.
     fn poll_deny(&mut self) {
         let Some(deny) = &mut self.deny else { return };
+        let known = self.authority.deny.load_full();
         let list = match deny.step(|content| DenyList::read(content).map_err(|f| f.to_string())) {
             Step::Wait | Step::Confirm => return,
-            Step::Preview(list) => self.authority.deny.load().with(list),
+            Step::Preview(list) => known.with(list),
+            Step::Apply(list) if list.may_be_cut(&known) => {
+                tracing::error!(
+                    "the deny file ends within a line, as one that was cut: end the line; until then no denial ends"
+                );
+                known.with(&list)
+            }
             Step::Apply(list) => list,
         };
-        if **self.authority.deny.load() == list {
+        if *known == list {
             return;
         }
         self.uncounted = true;

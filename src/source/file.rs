@@ -124,11 +124,14 @@ pub struct DenyList {
     digests: HashSet<TokenDigest>,
     everywhere: HashSet<CredentialId>,
     in_tenant: HashSet<(TenantId, CredentialId)>,
+    /// Whether the file ended where a row can end, and not perhaps within one.
+    ends_row: bool,
 }
 
 impl DenyList {
     pub fn read(content: &[u8]) -> Result<Self, Faults> {
-        let mut list = Self::default();
+        let ends_row = matches!(content.last(), Some(b'\n' | b']' | b'}'));
+        let mut list = Self { ends_row, ..Self::default() };
         for (line, row) in rows::<Denial>(content, Format::Yaml)? {
             match (row.credential_id, row.tenant, row.digest) {
                 (Some(id), None, None) => drop(list.everywhere.insert(id.0)),
@@ -155,9 +158,15 @@ impl DenyList {
             || (!self.in_tenant.is_empty() && self.in_tenant.contains(&here()))
     }
 
+    /// Whether this may be what is left of a file that was cut within a row.
+    pub fn may_be_cut(&self, before: &Self) -> bool {
+        before.ends_row && !self.ends_row
+    }
+
     /// Both lists' denials together.
     pub fn with(&self, other: &Self) -> Self {
         Self {
+            ends_row: self.ends_row,
             digests: self.digests.union(&other.digests).copied().collect(),
             everywhere: self.everywhere.union(&other.everywhere).cloned().collect(),
             in_tenant: self.in_tenant.union(&other.in_tenant).cloned().collect(),

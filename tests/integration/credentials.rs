@@ -150,3 +150,21 @@ fn the_deny_file_needs_nobody_and_wins() {
     guard.replace("deny.yaml", "[]\n");
     wait_for("the return", || guard.get("/Users", TOKEN).status == 200);
 }
+
+#[test]
+fn a_deny_file_cut_inside_a_row_frees_nobody() {
+    let backend = Backend::friendly();
+    let whole = format!("- credential_id: {ID}\n");
+    let guard = Setup::new(backend.address).deny(&whole).start();
+    assert_eq!(guard.get("/Users", TOKEN).status, 401);
+    // Short of its last character the row names another credential.
+    guard.replace("deny.yaml", &whole[..whole.len() - 2]);
+    let applied = || guard.diagnostics().matches("deny file applied").count();
+    wait_for("the change to count", || {
+        applied() > 2 || guard.diagnostics().contains("ends within a line")
+    });
+    assert_eq!(guard.get("/Users", TOKEN).status, 401);
+    guard.wait_for_diagnostic("ends within a line");
+    guard.replace("deny.yaml", "[]");
+    wait_for("the return", || guard.get("/Users", TOKEN).status == 200);
+}
