@@ -196,10 +196,8 @@ impl App {
             proxy.face.leave();
             tokio::time::sleep(config.drain.delay.0).await;
         }
-        for (_, acceptor) in &proxy.acceptors {
-            acceptor.stop();
-        }
-        let finished = proxy.face.drain(config.drain.deadline.0).await;
+        let acceptors = proxy.acceptors.iter().map(|(_, acceptor)| acceptor);
+        let finished = proxy.face.drain(acceptors, config.drain.deadline.0).await;
         if !finished {
             let connections = proxy.face.connections();
             tracing::error!(connections, "drain.deadline has passed; what is left is cut off");

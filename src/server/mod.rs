@@ -86,6 +86,8 @@ enum Message {
 pub struct Acceptor {
     tls: Arc<ArcSwapOption<Tls>>,
     stop: CancellationToken,
+    /// Cancelled once all whom it has accepted are handed over.
+    stopped: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -161,14 +163,17 @@ impl Face {
     pub fn accept(self: &Arc<Self>, listener: TcpListener, tls: Option<Arc<Tls>>) -> Acceptor {
         let (face, stop) = (Arc::clone(self), CancellationToken::new());
         let tls = Arc::new(ArcSwapOption::from(tls));
-        let (stopped, current) = (stop.clone(), Arc::clone(&tls));
+        let (stopping, current) = (stop.clone(), Arc::clone(&tls));
+        let stopped = CancellationToken::new();
+        let end = stopped.clone().drop_guard();
         let task = tokio::spawn(async move {
+            let _end = end;
             loop {
                 // Those who have connected already are let in before the door is closed.
                 let accepted = tokio::select! {
                     biased;
                     accepted = listener.accept() => accepted,
-                    () = stopped.cancelled() => return,
+                    () = stopping.cancelled() => return,
                 };
                 match accepted {
                     Ok((stream, peer)) => {
@@ -184,7 +189,7 @@ impl Face {
                 }
             }
         });
-        Acceptor { tls, stop, task }
+        Acceptor { tls, stop, stopped, task }
     }
 
     /// To the worker with the fewest connections.
@@ -234,13 +239,25 @@ impl Face {
         }
     }
 
-    /// Lets requests finish and closes connections, all until the deadline. Whether nothing was
-    /// cut off.
-    pub async fn drain(&self, deadline: Duration) -> bool {
+    /// Stops accepting, lets requests finish and closes connections, all until the deadline.
+    /// Whether nothing was cut off.
+    pub async fn drain(
+        &self,
+        acceptors: impl Iterator<Item = &Acceptor> + Clone,
+        deadline: Duration,
+    ) -> bool {
+        acceptors.clone().for_each(Acceptor::stop);
         for worker in &self.workers {
             let _ = worker.messages.send(Message::Drain);
         }
-        let all = self.free.acquire_many(u32::try_from(self.connections).unwrap_or(u32::MAX));
+        let all = async {
+            // Those whom they still let in count too.
+            for acceptor in acceptors {
+                acceptor.stopped.cancelled().await;
+            }
+            let all = self.free.acquire_many(u32::try_from(self.connections).unwrap_or(u32::MAX));
+            drop(all.await);
+        };
         tokio::time::timeout(deadline, all).await.is_ok()
     }
 

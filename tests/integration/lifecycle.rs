@@ -71,6 +71,30 @@ fn a_drain_lets_requests_finish() {
     assert_eq!(guard.wait().code(), Some(0));
 }
 
+/// Those who connected before the door closes are served, also when nobody else is there any more.
+#[test]
+fn a_drain_lets_in_who_has_connected() {
+    let backend = Backend::start(|_| {
+        std::thread::park_timeout(std::time::Duration::from_millis(500));
+        ok("late")
+    });
+    let mut guard = Setup::new(backend.address)
+        .proxy("drain: { delay: 0s, deadline: 10s }")
+        .proxy("limits: { connections: 1 }")
+        .start();
+    let request =
+        format!("GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    // One is served, one waits for its place, and others wait for that one.
+    let mut clients: Vec<_> = (0..4).map(|_| guard.client()).collect();
+    clients.iter_mut().for_each(|client| client.write(request.as_bytes()));
+    wait_for("the first", || guard.metric("scim_guard_requests_in_flight") == 1.0);
+    guard.signal(Signal::TERM);
+    for client in &mut clients {
+        assert_eq!(client.reply(false).expect("an answer").text(), "late");
+    }
+    assert_eq!(guard.wait().code(), Some(0));
+}
+
 #[test]
 fn a_drain_under_load_fails_no_request() {
     let backend = Backend::friendly();
