@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 
 use crate::authority::Authority;
-use crate::authority::follow::{Follower, INTERVAL};
+use crate::authority::files::{Follower, INTERVAL};
 use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::ops::Ops;
@@ -93,9 +93,9 @@ impl App {
             let shared = Arc::new(Shared { settings, clock, metrics });
             ProxyFace::start(config, shared, &authority, log)
         });
-        let round: Box<dyn Fn() + Send> = match &proxy {
-            Some(proxy) => Box::new(proxy.face.round()),
-            None => Box::new(|| {}),
+        let round: Arc<dyn Fn() + Send + Sync> = match &proxy {
+            Some(proxy) => Arc::new(proxy.face.round()),
+            None => Arc::new(|| {}),
         };
         let follower =
             Follower::start(&config.credentials, Arc::clone(&authority), clock.clone(), round)

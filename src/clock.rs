@@ -6,7 +6,7 @@
 //! ratchet until the step has lasted long enough to be believed.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +67,10 @@ impl fmt::Debug for Timestamp {
 pub struct Uptime(Duration);
 
 impl Uptime {
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -78,6 +82,8 @@ pub struct Now {
     pub wall: Timestamp,
     pub ratchet: Timestamp,
     pub boot: Uptime,
+    /// Whether somebody whose clock counts tells another time: see [`Clock::witness`].
+    pub contradicted: bool,
 }
 
 impl Now {
@@ -96,6 +102,9 @@ struct Inner {
     /// The wall clock minus the boot-time clock in nanoseconds, as last believed.
     believed: AtomicI64,
     doubt: Mutex<Option<Doubt>>,
+    contradicted: AtomicBool,
+    /// Boot time of the last witness in nanoseconds; 0 if there was none.
+    witnessed: AtomicI64,
 }
 
 enum Dial {
@@ -122,7 +131,13 @@ impl Clock {
 
     fn new(dial: Dial) -> Self {
         let believed = AtomicI64::new(dial.offset());
-        Self(Arc::new(Inner { dial, believed, doubt: Mutex::new(None) }))
+        Self(Arc::new(Inner {
+            dial,
+            believed,
+            doubt: Mutex::new(None),
+            contradicted: AtomicBool::new(false),
+            witnessed: AtomicI64::new(0),
+        }))
     }
 
     pub fn now(&self) -> Now {
@@ -135,14 +150,36 @@ impl Clock {
             wall: Timestamp(wall.div_euclid(NANOS_PER_MILLI)),
             ratchet: Timestamp(ratchet.div_euclid(NANOS_PER_MILLI)),
             boot: Uptime(Duration::from_nanos(boot.unsigned_abs())),
+            contradicted: self.0.contradicted.load(Ordering::Relaxed),
         }
     }
 
-    /// Believes a stepped wall clock once the step has stood for ten minutes. To be called about
-    /// once a second.
+    /// Hears what time it is elsewhere, as the `Date` of an answer tells: whole seconds, and a little
+    /// old. A wall clock that agrees is believed at once. While one differs by more than 30 seconds,
+    /// nothing is said to have expired. Gives by how much the other one is ahead, in milliseconds.
+    pub fn witness(&self, date: Timestamp) -> i64 {
+        let (wall, boot) = self.0.dial.read();
+        let ahead = date.0 - wall.div_euclid(NANOS_PER_MILLI);
+        self.0.witnessed.store(boot, Ordering::Relaxed);
+        self.0.contradicted.store(ahead.abs() > CONTRADICTION, Ordering::Relaxed);
+        if ahead.abs() <= CONFIRMATION {
+            let mut doubt = self.0.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+            self.0.believed.store(self.0.dial.offset(), Ordering::Relaxed);
+            *doubt = None;
+        }
+        ahead
+    }
+
+    /// Believes a stepped wall clock once the step has stood for ten minutes, and nobody told
+    /// otherwise in that time. To be called about once a second.
     pub fn settle(&self) {
         let offset = self.0.dial.offset();
         let (_, boot) = self.0.dial.read();
+        let witnessed = self.0.witnessed.load(Ordering::Relaxed);
+        if witnessed != 0 && boot - witnessed >= BELIEF {
+            self.0.witnessed.store(0, Ordering::Relaxed);
+            self.0.contradicted.store(false, Ordering::Relaxed);
+        }
         let mut doubt = self.0.doubt.lock().unwrap_or_else(PoisonError::into_inner);
         if (offset - self.0.believed.load(Ordering::Relaxed)).abs() <= AGREEMENT {
             *doubt = None;
@@ -150,7 +187,7 @@ impl Clock {
         }
         match &*doubt {
             Some(known) if (known.offset - offset).abs() <= AGREEMENT => {
-                if boot - known.since >= BELIEF {
+                if boot - known.since.max(witnessed) >= BELIEF {
                     self.0.believed.store(offset, Ordering::Relaxed);
                     *doubt = None;
                 }
@@ -219,6 +256,9 @@ const NANOS_PER_SECOND: i64 = 1_000_000_000;
 /// Below this, two clocks agree: readings are taken one after the other.
 const AGREEMENT: i64 = 10 * NANOS_PER_MILLI;
 const BELIEF: i64 = 600 * NANOS_PER_SECOND;
+/// In milliseconds: a `Date` has whole seconds and was on its way for a while.
+const CONFIRMATION: i64 = 3_000;
+const CONTRADICTION: i64 = 30_000;
 
 #[cfg(test)]
 mod tests {
@@ -259,6 +299,28 @@ mod tests {
         clock.set_wall(START);
         settle_for(&clock, 500);
         assert_ne!(clock.now().ratchet, clock.now().wall);
+    }
+
+    #[test]
+    fn a_witness_confirms_a_step_at_once_and_contradicts_a_wrong_clock() {
+        let hour = Duration::from_secs(3600);
+        let clock = Clock::manual(START);
+        clock.set_wall(START.plus(hour));
+        assert_eq!(clock.witness(START.plus(hour)), 0);
+        assert_eq!(clock.now().ratchet, clock.now().wall);
+        assert!(!clock.now().contradicted);
+
+        clock.witness(START);
+        assert!(clock.now().contradicted);
+        clock.set_wall(START.plus(2 * hour));
+        for _ in 0..10 {
+            settle_for(&clock, 300);
+            clock.witness(START);
+        }
+        assert_ne!(clock.now().ratchet, clock.now().wall, "not while somebody says otherwise");
+        settle_for(&clock, 601);
+        assert!(!clock.now().contradicted, "nobody says so any more");
+        assert_eq!(clock.now().ratchet, clock.now().wall);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::authority::{Access, Held, Judgement, Seat, Unavailable};
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
+use crate::credential::token::Shape;
 use crate::credential::{BearerToken, Credential, TokenDigest, Verdict};
 use crate::refusal::Refusal;
 use crate::route::{Place, Unclear};
@@ -13,6 +14,7 @@ use crate::route::{Place, Unclear};
 /// One worker's gate.
 pub struct Gate {
     seat: Seat,
+    clock: Clock,
 }
 
 /// The proof that a request may be forwarded.
@@ -31,7 +33,7 @@ impl Permit {
     /// Whose it is; `None` if the path is open to all.
     pub fn credential(&self) -> Option<&Arc<Credential>> {
         match &self.holder {
-            Holder::Credential(held) => Some(&held.grant.credential),
+            Holder::Credential(held) => Some(held.grant.credential()),
             Holder::Anonymous => None,
         }
     }
@@ -64,19 +66,22 @@ impl From<Unavailable> for Refused {
         match unavailable {
             Unavailable::Unloaded => Refusal::UndecidedUnloaded.into(),
             Unavailable::UnknownWhileStale => Refusal::UnknownWhileStale.into(),
-            Unavailable::Contended => Refusal::UndecidedLookup.into(),
+            Unavailable::Contended | Unavailable::Unasked => Refusal::UndecidedLookup.into(),
         }
     }
 }
 
 impl Gate {
-    pub fn new(seat: Seat) -> Self {
-        Self { seat }
+    pub fn new(seat: Seat, clock: Clock) -> Self {
+        Self { seat, clock }
     }
 
     /// Decides about a request by its headers and its place; no place means that no route is
     /// responsible, which only the holder of a live token is told.
-    pub fn admit(
+    ///
+    /// A token that the table does not know and that looks like one of ours may be so new that no
+    /// news of it has come yet: the source is asked before it is refused.
+    pub async fn admit(
         &self,
         method: &Method,
         headers: &HeaderMap,
@@ -84,15 +89,53 @@ impl Gate {
         access: Access,
         now: &Now,
     ) -> Result<Permit, Refused> {
-        let bare_allowed = place.is_some_and(|place| place.route.bare_token);
-        let Some(token) = bearer_token(headers, bare_allowed)? else {
-            let silent = !headers.contains_key(header::AUTHORIZATION);
-            return match place.filter(|place| silent && place.is_open(method)) {
-                Some(place) => self.open(place, access, now),
-                None => Err(Refusal::AuthorizationMissing.into()),
-            };
+        let Some(token) = credentials_of(headers, place)? else {
+            return self.admit_silent(method, headers, place, access, now);
         };
-        self.admit_digest(token.digest(), place, access, now)
+        let digest = token.digest();
+        let decided = self.admit_digest(digest, place, access, now);
+        let unheard_of = |refused: &Refused| {
+            matches!(refused.refusal, Refusal::TokenUnknown | Refusal::UnknownWhileStale)
+        };
+        if decided.as_ref().is_err_and(unheard_of)
+            && Shape::of(token.as_bytes()) == (Shape::Ours { intact: true })
+            && self.seat.can_ask(&digest, now)
+        {
+            self.seat.ask(&digest, now).await?;
+            return self.admit_digest(digest, place, access, &self.clock.now());
+        }
+        decided
+    }
+
+    /// Decides as [`Self::admit`] does, by the table alone.
+    pub fn decide(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        place: Option<&Place<'_>>,
+        access: Access,
+        now: &Now,
+    ) -> Result<Permit, Refused> {
+        match credentials_of(headers, place)? {
+            Some(token) => self.admit_digest(token.digest(), place, access, now),
+            None => self.admit_silent(method, headers, place, access, now),
+        }
+    }
+
+    /// Decides about a request without a bearer token.
+    fn admit_silent(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        place: Option<&Place<'_>>,
+        access: Access,
+        now: &Now,
+    ) -> Result<Permit, Refused> {
+        let silent = !headers.contains_key(header::AUTHORIZATION);
+        match place.filter(|place| silent && place.is_open(method)) {
+            Some(place) => self.open(place, access, now),
+            None => Err(Refusal::AuthorizationMissing.into()),
+        }
     }
 
     /// Decides about a token of which only the digest is at hand.
@@ -104,10 +147,15 @@ impl Gate {
         now: &Now,
     ) -> Result<Permit, Refused> {
         let held = self.authenticate(digest, place.map(|place| place.tenant.name), access, now)?;
-        if place.is_none() {
-            let credential = Some(Arc::clone(&held.grant.credential));
-            return Err(Refused { refusal: Refusal::RouteUnknown, credential });
+        let refusal = match place {
+            None => Some(Refusal::RouteUnknown),
+            Some(_) => switched_off(&held),
+        };
+        if let Some(refusal) = refusal {
+            let credential = Some(Arc::clone(held.grant.credential()));
+            return Err(Refused { refusal, credential });
         }
+        held.grant.used(now);
         Ok(Permit { holder: Holder::Credential(held), access })
     }
 
@@ -133,7 +181,7 @@ impl Gate {
             Judgement::Denied => return Err(Refusal::CredentialDenied.into()),
             Judgement::Unknown => return Err(Refusal::TokenUnknown.into()),
         };
-        let own = held.grant.credential.tenant.as_str();
+        let own = held.grant.credential().tenant.as_str();
         let foreign = tenant.is_some_and(|tenant| tenant != own);
         let refusal = if foreign {
             Some(Refusal::TenantMismatch)
@@ -142,7 +190,7 @@ impl Gate {
         };
         match refusal {
             Some(refusal) => {
-                Err(Refused { refusal, credential: Some(Arc::clone(&held.grant.credential)) })
+                Err(Refused { refusal, credential: Some(Arc::clone(held.grant.credential())) })
             }
             None => Ok(held),
         }
@@ -164,9 +212,10 @@ impl Gate {
     /// byte goes upstream: what was decided before a wait may be revoked by now.
     pub fn confirm(&self, permit: &Permit, now: &Now) -> Result<(), Refused> {
         let Holder::Credential(held) = &permit.holder else { return Ok(()) };
-        let credential = &held.grant.credential;
+        let credential = held.grant.credential();
         if self.seat.stands(held) {
-            return match self.refusal_of(held, permit.access, now) {
+            let refusal = self.refusal_of(held, permit.access, now);
+            return match refusal.or_else(|| switched_off(held)) {
                 Some(refusal) => Err(Refused { refusal, credential: Some(Arc::clone(credential)) }),
                 None => Ok(()),
             };
@@ -174,12 +223,27 @@ impl Gate {
         let tenant = Some(credential.tenant.as_str());
         let now_held = self.authenticate(held.digest(), tenant, permit.access, now)?;
         // The backend is about to be told whose request it is, and that is somebody else's now.
-        if now_held.grant.credential.id == credential.id {
+        if let Some(refusal) = switched_off(&now_held) {
+            return Err(Refused { refusal, credential: Some(Arc::clone(credential)) });
+        }
+        if now_held.grant.credential().id == credential.id {
             Ok(())
         } else {
             Err(Refusal::UndecidedLookup.into())
         }
     }
+}
+
+/// The switch of the token's tenant.
+fn switched_off(held: &Held) -> Option<Refusal> {
+    (!held.grant.synchronizes()).then_some(Refusal::SynchronizationDisabled)
+}
+
+fn credentials_of<'a>(
+    headers: &'a HeaderMap,
+    place: Option<&Place<'_>>,
+) -> Result<Option<BearerToken<'a>>, Refusal> {
+    bearer_token(headers, place.is_some_and(|place| place.route.bare_token))
 }
 
 /// The bearer token of a request (RFC 6750 section 2.1; RFC 9110 section 11.4), or `None` if it
@@ -244,7 +308,7 @@ mod tests {
 
     use super::*;
     use crate::authority::Authority;
-    use crate::authority::follow::Follower;
+    use crate::authority::files::Follower;
     use crate::clock::{Clock, Timestamp};
     use crate::config::Config;
     use crate::telemetry::metrics::Metrics;
@@ -317,8 +381,8 @@ mod tests {
             let config = Config::parse(text, folder.path()).expect("valid").credentials;
             let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
             let authority = Authority::new(&config, Arc::new(Metrics::new()));
-            let gate = Gate::new(authority.seat());
-            let follower = Follower::start(&config, authority, clock.clone(), Box::new(|| {}));
+            let gate = Gate::new(authority.seat(), clock.clone());
+            let follower = Follower::start(&config, authority, clock.clone(), Arc::new(|| {}));
             let mut follower = follower.expect("no deny file");
             follower.poll();
             Self { gate, clock, follower, folder }

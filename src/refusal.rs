@@ -25,6 +25,7 @@ pub enum Refusal {
     UndecidedStale,
     ClockUncertain,
     RouteUnknown,
+    SynchronizationDisabled,
     BodyTooLarge,
     BodyTimeout,
     /// Nobody is there to read this.
@@ -127,6 +128,12 @@ impl Refusal {
                 "the token's expiry cannot be judged at the moment; try again",
             ),
             Self::RouteUnknown => ("route_unknown", 404, Refused, "there is no such endpoint here"),
+            Self::SynchronizationDisabled => (
+                "synchronization_disabled",
+                403,
+                Refused,
+                "provisioning is switched off for this tenant; its operator can switch it on",
+            ),
             Self::BodyTooLarge => {
                 ("body_too_large", 413, Refused, "the request's body is too large")
             }

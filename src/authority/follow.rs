@@ -1,477 +1,693 @@
-//! Follows the credential file and the deny file, and is the only one who changes the table.
+//! Follows an admin API: registers, lists, follows its changes, and reports what is applied.
 //!
-//! Each second both files are looked at; what is to be done about what was seen is decided by
-//! steps that know neither file nor clock.
+//! A machine of steps: it is told what has happened and when, changes the table through the
+//! [`Applier`], and says what to ask for next. It does no I/O, so a simulation can drive it.
+//!
+//! Three rules make it safe. The table counts as fresh as of the *sending* of the last report whose
+//! answered head it has applied. A row's own revision decides between what comes late and what is
+//! here. And a store whose present does not follow from what we hold is *disputed*: only what takes
+//! rights away is taken from it, until an operator accepts it.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::Authority;
-use super::table::Table;
-use crate::clock::{Clock, Now};
+use super::{Answer, Applier};
+use crate::clock::{Now, Timestamp, Uptime};
 use crate::config::Credentials;
+use crate::credential::feed::{
+    Changes, Gone, Head, History, Page, PageKey, Position, Report, Row, TenantRow,
+};
 use crate::credential::{Credential, Expiry, Revision, Status, TokenDigest};
-use crate::source::Listing;
-use crate::source::file::{CredentialReader, DenyList, Format};
-use crate::source::watch::{Step, Tracked};
+use crate::source::FeedError;
 
-/// How often files are looked at.
-pub const INTERVAL: Duration = Duration::from_secs(1);
-
-/// Owns the rows. To be polled once every [`INTERVAL`] by one thread.
-pub struct Follower {
-    authority: Arc<Authority>,
-    clock: Clock,
-    credentials: Tracked<Listing>,
-    reader: CredentialReader,
-    deny: Option<Tracked<DenyList>>,
-    table: Table,
-    polls: u64,
-    /// Whether rows or denials have changed since they were last counted.
-    uncounted: bool,
-    /// Returns once every worker has come round its loop.
-    round: Box<dyn Fn() + Send>,
+/// What has happened. Answers carry the ticket of their question.
+#[derive(Debug)]
+pub enum Event {
+    Tick,
+    Reported(Result<Head, FeedError>),
+    Page {
+        ticket: u64,
+        reply: Result<Page, FeedError>,
+    },
+    Polled {
+        ticket: u64,
+        after: Position,
+        reply: Result<Changes, FeedError>,
+    },
+    /// A stream has told changes that follow on `after`, or that there are none up to a position.
+    Streamed {
+        ticket: u64,
+        after: Revision,
+        changes: Changes,
+    },
+    StreamEnded {
+        ticket: u64,
+        why: FeedError,
+    },
+    /// A worker wants to know of a token.
+    Wanted(TokenDigest),
+    LookedUp {
+        digest: TokenDigest,
+        reply: Result<(Head, Option<Row>), FeedError>,
+    },
 }
 
-/// A start that must not go on.
-#[derive(Debug)]
-pub struct DenyFileInvalid(String);
+/// What to do next. Each question but a stream's is answered once.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    Report(Report),
+    Page {
+        ticket: u64,
+        after: Option<PageKey>,
+    },
+    Poll {
+        ticket: u64,
+        after: Position,
+    },
+    /// Ends an earlier stream.
+    Stream {
+        ticket: u64,
+        after: Position,
+    },
+    Lookup(TokenDigest),
+    Answer(TokenDigest, Answer),
+}
 
-impl std::fmt::Display for DenyFileInvalid {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+/// How a follower is to behave.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// A label for people.
+    pub name: String,
+    pub refresh: Duration,
+    pub max_stale: Duration,
+    /// A history that the config lets in.
+    pub accept_history: Option<History>,
+}
+
+impl Terms {
+    pub fn new(name: String, config: &Credentials) -> Self {
+        let native = config.native.as_ref();
+        Self {
+            name,
+            refresh: config.refresh.0,
+            max_stale: config.max_stale.reads.0.max(config.max_stale.writes.0),
+            accept_history: native.and_then(|native| native.accept_history.as_ref()?.parse().ok()),
+        }
+    }
+
+    /// Time between two reports: some of them may be lost before an unknown token is 503.
+    fn report_interval(&self) -> Duration {
+        (self.refresh / 3).min(REPORT_INTERVAL_MAX)
     }
 }
 
-impl std::error::Error for DenyFileInvalid {}
+const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(10);
+
+pub struct Follower {
+    applier: Applier,
+    terms: Terms,
+    /// What the table is; none before the first listing.
+    held: Option<Position>,
+    /// Up to where the store was followed. It is `held`, except in a dispute.
+    cursor: Option<Position>,
+    disputed: bool,
+    listing: Option<Listing>,
+    /// When the last whole listing began.
+    listed: Option<Uptime>,
+    poll: Option<u64>,
+    polled: Option<Uptime>,
+    /// Whether the store has denied to know what we hold.
+    lost: bool,
+    stream: Stream,
+    /// The report under way: when it was sent, and the position told.
+    reporting: Option<(Now, Option<Position>)>,
+    report_due: Option<Uptime>,
+    /// Whether something was applied since the last report.
+    unreported: bool,
+    /// A report whose answered head is not applied yet.
+    unconfirmed: Option<(Now, Position)>,
+    failures: u32,
+    /// Uses from here on are to be reported.
+    used_from: Timestamp,
+    would_revive: Vec<PageKey>,
+    tickets: u64,
+}
+
+struct Listing {
+    ticket: u64,
+    purpose: Purpose,
+    begun: Uptime,
+    /// What was held when it began.
+    held: Option<Position>,
+    /// The head of the first page.
+    floor: Option<Head>,
+    rows: Vec<Row>,
+    tenants: Vec<TenantRow>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// The first table, or another one in place of what is held.
+    Rebase,
+    /// To be merged with what is here.
+    Refresh,
+    /// To take away what it takes away.
+    Restrict,
+}
+
+#[derive(Default)]
+struct Stream {
+    /// Of the one that is open.
+    ticket: Option<u64>,
+    retry: Option<Uptime>,
+    failures: u32,
+}
+
+impl Stream {
+    fn close(&mut self, now: &Now) {
+        self.ticket = None;
+        self.failures = self.failures.saturating_add(1);
+        self.retry = Some(now.boot.plus(backoff(self.failures)));
+    }
+}
+
+/// How a store's head relates to what is held.
+#[derive(Debug, PartialEq, Eq)]
+enum Relation {
+    /// Nothing is held.
+    First,
+    Successor,
+    /// Another history, which an operator has put in the place of ours.
+    Accepted,
+    /// It does not follow from what we hold.
+    Rewound,
+}
 
 impl Follower {
-    /// Reads the deny file, without which nothing is decided, and has a first look at the
-    /// credential file.
-    ///
-    /// # Panics
-    /// If the config is not a checked one and lacks the section of its source.
-    pub fn start(
-        config: &Credentials,
-        authority: Arc<Authority>,
-        clock: Clock,
-        round: Box<dyn Fn() + Send>,
-    ) -> Result<Self, DenyFileInvalid> {
-        let path = &config.file.as_ref().expect("a checked config has it").path;
-        let mut follower = Self {
-            authority,
-            clock,
-            credentials: Tracked::new("credentials", path),
-            reader: CredentialReader::new(Format::of(path)),
-            deny: config.deny.as_ref().map(|path| Tracked::new("deny", path)),
-            table: Table::new(),
-            polls: 0,
-            uncounted: true,
-            round,
-        };
-        follower.poll();
-        if let Some(deny) = &follower.deny
-            && let Some(fault) = deny.fault()
-        {
-            let path = deny.path().display();
-            let what =
-                format!("credentials.deny: {path}: {fault}: mend the file, or write [] to it");
-            return Err(DenyFileInvalid(what));
+    pub fn new(applier: Applier, terms: Terms, now: &Now) -> Self {
+        Self {
+            applier,
+            terms,
+            held: None,
+            cursor: None,
+            disputed: false,
+            listing: None,
+            listed: None,
+            poll: None,
+            polled: None,
+            lost: false,
+            stream: Stream::default(),
+            reporting: None,
+            report_due: None,
+            unreported: true,
+            unconfirmed: None,
+            failures: 0,
+            used_from: now.wall,
+            would_revive: Vec::new(),
+            tickets: 0,
         }
-        Ok(follower)
     }
 
-    pub fn credentials(&self) -> impl Iterator<Item = &Credential> {
-        self.table.rows()
+    pub fn applier(&self) -> &Applier {
+        &self.applier
     }
 
-    /// What keeps the credential file from being taken.
-    pub fn fault(&self) -> Option<&str> {
-        self.credentials.fault()
+    /// What the table is.
+    pub fn held(&self) -> Option<&Position> {
+        self.held.as_ref()
     }
 
-    /// Looks at both files once and applies what is ripe.
-    pub fn poll(&mut self) {
-        let begun = self.clock.now();
-        self.polls += 1;
-        self.poll_deny();
-        self.poll_credentials(begun);
-        self.tell(&begun);
+    pub fn reconfigure(&mut self, terms: Terms) {
+        self.terms = terms;
     }
 
-    fn poll_credentials(&mut self, begun: Now) {
-        let reader = &mut self.reader;
-        let step = self.credentials.step(|content| reader.read(content).map_err(|f| f.to_string()));
-        match step {
-            Step::Wait | Step::Preview(_) => {}
-            Step::Confirm => self.authority.confirmed.store(Some(Arc::new(begun))),
-            Step::Apply(listing) => {
-                self.reader.applied(&listing);
-                let (count, revision) = (listing.len(), Revision(self.polls));
-                self.apply(listing, revision);
-                self.authority.confirmed.store(Some(Arc::new(begun)));
-                tracing::info!(credentials = count, revision = revision.0, "table applied");
+    /// Takes one event, and says what to do next.
+    pub fn step(&mut self, event: Event, now: &Now) -> Vec<Ask> {
+        let mut asks = Vec::new();
+        match event {
+            Event::Tick => {}
+            Event::Reported(reply) => self.reported(reply, now, &mut asks),
+            Event::Page { ticket, reply } => self.page(ticket, reply, now, &mut asks),
+            Event::Polled { ticket, after, reply } if self.poll == Some(ticket) => {
+                self.poll = None;
+                self.polled(&after, reply, now, &mut asks);
+            }
+            Event::Streamed { ticket, after, changes } if self.stream.ticket == Some(ticket) => {
+                self.stream.failures = 0;
+                self.take(after, changes, now);
+            }
+            Event::StreamEnded { ticket, why } if self.stream.ticket == Some(ticket) => {
+                self.stream_ended(why, now, &mut asks);
+            }
+            Event::Polled { .. } | Event::Streamed { .. } | Event::StreamEnded { .. } => {}
+            Event::Wanted(digest) => asks.push(match self.held {
+                Some(_) if !self.disputed => Ask::Lookup(digest),
+                _ => Ask::Answer(digest, Answer::Undecided),
+            }),
+            Event::LookedUp { digest, reply } => {
+                let answer = self.looked_up(&digest, reply);
+                asks.push(Ask::Answer(digest, answer));
+            }
+        }
+        self.go_on(now, &mut asks);
+        asks
+    }
+
+    /// Asks for what is due.
+    fn go_on(&mut self, now: &Now, asks: &mut Vec<Ask>) {
+        let due = self.report_due.is_none_or(|due| due <= now.boot);
+        if self.reporting.is_none() && (due || (self.unreported && self.failures == 0)) {
+            self.report(now, asks);
+        }
+        let Some(cursor) = self.cursor.clone().filter(|_| self.listing.is_none()) else { return };
+        let passed =
+            |then: Option<Uptime>, span| then.is_none_or(|then| now.boot.since(then) >= span);
+        if passed(self.listed, RELIST) {
+            let purpose = if self.disputed { Purpose::Restrict } else { Purpose::Refresh };
+            return self.list(purpose, now, asks);
+        }
+        if self.poll.is_none() && passed(self.polled, self.terms.refresh) {
+            self.ask_changes(cursor.clone(), now, asks);
+        }
+        if self.stream.ticket.is_none() && self.stream.retry.is_none_or(|retry| retry <= now.boot) {
+            let ticket = self.ticket();
+            self.stream.ticket = Some(ticket);
+            asks.push(Ask::Stream { ticket, after: cursor });
+        }
+    }
+
+    // Reports, freshness, and what a head tells.
+
+    fn report(&mut self, now: &Now, asks: &mut Vec<Ask>) {
+        let mut used = Vec::new();
+        if now.wall.since(self.used_from) >= USED_INTERVAL {
+            used = self.applier.used_since(self.used_from).take(USED_MAX).collect();
+        }
+        if !used.is_empty() {
+            self.used_from = now.wall;
+        }
+        self.unreported = false;
+        self.reporting = Some((*now, self.held.clone()));
+        asks.push(Ask::Report(Report {
+            name: self.terms.name.clone(),
+            applied: self.held.clone(),
+            max_stale: self.terms.max_stale,
+            would_revive: self.would_revive.clone(),
+            used,
+        }));
+    }
+
+    fn reported(&mut self, reply: Result<Head, FeedError>, now: &Now, asks: &mut Vec<Ask>) {
+        let Some((sent, told)) = self.reporting.take() else { return };
+        let metrics = &self.applier.authority().metrics;
+        let result = if reply.is_ok() { "success" } else { "failure" };
+        metrics.source_refresh.with_label_values(&[result]).inc();
+        let head = match reply {
+            Ok(head) => head,
+            Err(_) => {
+                self.failures = self.failures.saturating_add(1);
+                let pause = backoff(self.failures).min(self.terms.report_interval());
+                self.report_due = Some(now.boot.plus(pause));
+                return;
+            }
+        };
+        self.failures = 0;
+        self.report_due = Some(now.boot.plus(self.terms.report_interval()));
+        let relation = self.relation(&head, told.as_ref());
+        if self.disputed && self.held.is_some() {
+            return self.reconsider(relation, &head, now, asks);
+        }
+        match relation {
+            Relation::First if head.disputed => self.wait_for_acceptance(&head),
+            Relation::First | Relation::Accepted => {
+                self.unconfirmed = Some((sent, head.position));
+                self.want(Purpose::Rebase, now, asks);
+            }
+            Relation::Rewound => self.dispute(&head, now, asks),
+            Relation::Successor => {
+                self.unconfirmed = Some((sent, head.position));
+                self.confirm();
+                let behind = self.unconfirmed.is_some() && self.stream.ticket.is_none();
+                if behind && self.poll.is_none() && self.listing.is_none() {
+                    let cursor = self.cursor.clone().expect("a successor follows on something");
+                    self.ask_changes(cursor, now, asks);
+                }
             }
         }
     }
 
-    fn apply(&mut self, listing: Listing, revision: Revision) {
-        self.uncounted = true;
-        for endless in listing.iter().filter(|row| row.expiry == Expiry::Never) {
-            tracing::warn!(credential_id = %endless.id, "insecure_no_expiry: this token never ends");
+    /// `told` is the position that the head answers. What was applied since then may be further on.
+    fn relation(&self, head: &Head, told: Option<&Position>) -> Relation {
+        let Some(held) = &self.held else { return Relation::First };
+        let position = &head.position;
+        if position.history != held.history {
+            let accepted = head.accepts.contains(&held.history)
+                || self.terms.accept_history.as_ref() == Some(&position.history);
+            return if accepted { Relation::Accepted } else { Relation::Rewound };
         }
-        let authority = &self.authority;
-        let tenants: HashSet<_> = listing.iter().map(|row| row.tenant.clone()).collect();
-        authority.tenants.store(Arc::new(tenants));
-        self.table.replace(listing, revision, &authority.index, |digest: &TokenDigest| {
-            authority.epochs.raise(digest);
-            authority.cache.invalidate(digest);
+        let lost = |told: &Position| {
+            told.history == position.history
+                && (told.revision > position.revision
+                    || (told.revision == position.revision && told.mark != position.mark))
+        };
+        let lost = self.lost || told.is_some_and(lost);
+        if lost { Relation::Rewound } else { Relation::Successor }
+    }
+
+    /// The table is fresh as of a report once the head that answered it is applied.
+    fn confirm(&mut self) {
+        let (Some((sent, head)), Some(held)) = (&self.unconfirmed, &self.held) else { return };
+        if !self.disputed && held.history == head.history && held.revision >= head.revision {
+            self.applier.authority().confirm(*sent);
+            self.unconfirmed = None;
+        }
+    }
+
+    fn wait_for_acceptance(&mut self, head: &Head) {
+        if !std::mem::replace(&mut self.disputed, true) {
+            tracing::error!(
+                history = %head.position.history,
+                "the admin API's store is disputed, and there is no table here yet: nothing is \
+                 decided until an operator runs `scim-guard source accept`"
+            );
+        }
+        self.tell_dispute(true);
+    }
+
+    fn dispute(&mut self, head: &Head, now: &Now, asks: &mut Vec<Ask>) {
+        let held = self.held.as_ref().expect("a dispute is about something");
+        tracing::error!(
+            held = %held, head = %head.position,
+            "the admin API's store has lost changes that are applied here, or is another one: nothing \
+             is loosened and nobody admitted by it until an operator runs `scim-guard source accept`"
+        );
+        self.disputed = true;
+        self.tell_dispute(true);
+        (self.cursor, self.poll, self.listing, self.unconfirmed) = (None, None, None, None);
+        self.stream = Stream::default();
+        self.want(Purpose::Restrict, now, asks);
+    }
+
+    /// Looks in a dispute whether it is over, and follows the store for what it takes away.
+    fn reconsider(&mut self, relation: Relation, head: &Head, now: &Now, asks: &mut Vec<Ask>) {
+        let (history, held) =
+            (&head.position.history, self.held.clone().expect("held in a dispute"));
+        if relation == Relation::Accepted {
+            return self.want(Purpose::Rebase, now, asks);
+        }
+        if self.cursor.as_ref().is_none_or(|cursor| cursor.history != *history) {
+            self.want(Purpose::Restrict, now, asks);
+        } else if held.history == *history && self.poll.is_none() && self.listing.is_none() {
+            // It looks like ours again: whether it knows what we hold, it must say.
+            self.ask_changes(held, now, asks);
+        }
+    }
+
+    fn tell_dispute(&self, disputed: bool) {
+        let authority = self.applier.authority();
+        authority.disputed.store(disputed, std::sync::atomic::Ordering::Release);
+        authority.metrics.source_history_changed.set(i64::from(disputed));
+    }
+
+    // Listings.
+
+    /// Begins a listing, unless one of the kind is under way.
+    fn want(&mut self, purpose: Purpose, now: &Now, asks: &mut Vec<Ask>) {
+        if self.listing.as_ref().is_none_or(|listing| listing.purpose != purpose) {
+            self.list(purpose, now, asks);
+        }
+    }
+
+    fn list(&mut self, purpose: Purpose, now: &Now, asks: &mut Vec<Ask>) {
+        let ticket = self.ticket();
+        self.listing = Some(Listing {
+            ticket,
+            purpose,
+            begun: now.boot,
+            held: self.held.clone(),
+            floor: None,
+            rows: Vec::new(),
+            tenants: Vec::new(),
         });
-        (self.round)();
+        asks.push(Ask::Page { ticket, after: None });
     }
 
-    /// Denials count at first sight, their removal when two looks agree.
-    fn poll_deny(&mut self) {
-        let Some(deny) = &mut self.deny else { return };
-        let known = self.authority.deny.load_full();
-        let list = match deny.step(|content| DenyList::read(content).map_err(|f| f.to_string())) {
-            Step::Wait | Step::Confirm => return,
-            Step::Preview(list) => known.with(list),
-            Step::Apply(list) if list.may_be_cut(&known) => {
-                tracing::error!(
-                    "the deny file ends within a line, as one that was cut: end the line; until then no denial ends"
-                );
-                known.with(&list)
-            }
-            Step::Apply(list) => list,
+    fn page(
+        &mut self,
+        ticket: u64,
+        reply: Result<Page, FeedError>,
+        now: &Now,
+        asks: &mut Vec<Ask>,
+    ) {
+        let Some(mut listing) = self.listing.take_if(|listing| listing.ticket == ticket) else {
+            return;
         };
-        if *known == list {
+        let page = match reply {
+            Ok(page) => page,
+            // The next report's answer leads here again.
+            Err(why) => return self.listing_failed(listing.purpose, &why.to_string(), now),
+        };
+        let floor = listing.floor.get_or_insert_with(|| page.head.clone());
+        if page.head.position.history != floor.position.history {
+            let why = "another history began meanwhile";
+            return self.listing_failed(listing.purpose, why, now);
+        }
+        listing.rows.extend(page.rows);
+        listing.tenants.extend(page.tenants);
+        if page.next.is_some() {
+            asks.push(Ask::Page { ticket, after: page.next });
+            self.listing = Some(listing);
             return;
         }
-        self.uncounted = true;
-        let denials = list.len();
-        self.authority.deny.store(Arc::new(list));
-        self.authority.epochs.raise_all();
-        (self.round)();
-        tracing::info!(denials, "deny file applied");
+        self.listed_whole(listing, now);
     }
 
-    /// Sets the metrics that describe the table.
-    fn tell(&mut self, now: &Now) {
-        let metrics = &self.authority.metrics;
-        metrics.table_revision.set(self.table.applied().0 as i64);
-        let result = if self.credentials.fault().is_none() { "success" } else { "failure" };
-        metrics.source_refresh.with_label_values(&[result]).inc();
-        let up = |fault: Option<&str>| i64::from(fault.is_none());
-        metrics.source_up.with_label_values(&["file"]).set(up(self.credentials.fault()));
-        if let Some(deny) = &self.deny {
-            metrics.source_up.with_label_values(&["deny"]).set(up(deny.fault()));
+    fn listing_failed(&mut self, purpose: Purpose, why: &str, now: &Now) {
+        tracing::warn!(?purpose, "listing dropped, the table stays: {why}");
+        if purpose == Purpose::Refresh {
+            // Another try in a while; changes are followed all the same.
+            self.listed = Some(now.boot);
         }
-        if self.uncounted || self.polls.is_multiple_of(CENSUS) {
-            self.uncounted = false;
-            self.take_census(now);
-        }
+        self.report_due = Some(now.boot.plus(backoff(1)));
     }
 
-    /// Counts over all rows, which are many: only after a change and once in a while.
-    fn take_census(&self, now: &Now) {
-        let metrics = &self.authority.metrics;
-        let count = |state: &str, is: &dyn Fn(&Credential) -> bool| {
-            let count = self.table.rows().filter(|row| is(row)).count();
-            metrics.credentials.with_label_values(&[state]).set(count as i64);
+    fn listed_whole(&mut self, listing: Listing, now: &Now) {
+        let Listing { purpose, begun, held, floor, rows, tenants, .. } = listing;
+        let floor = floor.expect("a whole listing has a first page");
+        if let Some(twin) = twin(&rows) {
+            return self.listing_failed(purpose, &format!("{twin} is there twice"), now);
+        }
+        // As far as the store says now, and not further back than when it was asked.
+        let relation = self.relation(&floor, held.as_ref());
+        let counts = match purpose {
+            Purpose::Rebase if relation == Relation::First => !floor.disputed,
+            Purpose::Rebase => relation != Relation::Rewound,
+            Purpose::Refresh => relation == Relation::Successor && !self.disputed,
+            Purpose::Restrict => self.disputed,
         };
-        let ended = |row: &Credential| matches!(row.expiry, Expiry::At(end) if end <= now.wall);
-        let deny = self.authority.deny.load();
-        count("enabled", &|row| row.status == Status::Enabled && !ended(row));
-        count("disabled", &|row| row.status == Status::Disabled);
-        count("expired", &|row| row.status == Status::Enabled && ended(row));
-        count("denied", &|row| deny.names(row));
-
-        let ends = |row: &Credential| match row.expiry {
-            Expiry::At(end) if row.status == Status::Enabled && end > now.wall => Some(end),
-            _ => None,
-        };
-        let mut ending: Vec<_> =
-            self.table.rows().filter_map(|row| Some((ends(row)?, &row.id))).collect();
-        for (within, days) in [("7d", 7), ("30d", 30), ("90d", 90)] {
-            let limit = now.wall.plus(Duration::from_secs(days * 86_400));
-            let count = ending.iter().filter(|(end, _)| *end <= limit).count();
-            metrics.credentials_expiring.with_label_values(&[within]).set(count as i64);
+        if !counts {
+            return self.listing_failed(purpose, "the store has changed its past meanwhile", now);
         }
-        if ending.len() > SOONEST {
-            ending.select_nth_unstable(SOONEST);
-            ending.truncate(SOONEST);
-        }
-        metrics.credential_expiry.reset();
-        for (end, id) in ending {
-            metrics.credential_expiry.with_label_values(&[id.as_str()]).set(end.as_seconds());
-        }
-    }
-}
-
-/// Polls between two counts over all rows.
-const CENSUS: u64 = 30;
-/// Credentials whose end is a metric.
-const SOONEST: usize = 100;
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-    use super::*;
-    use crate::authority::{Access, Judgement, Seat, Unavailable};
-    use crate::clock::Timestamp;
-    use crate::config::Config;
-    use crate::credential::Verdict;
-    use crate::telemetry::metrics::Metrics;
-
-    /// A folder with a credential file and a deny file, followed by hand.
-    struct Bench {
-        folder: tempfile::TempDir,
-        clock: Clock,
-        seat: Seat,
-        follower: Follower,
-    }
-
-    impl Bench {
-        fn new(rows: &str, deny: &str) -> Self {
-            let folder = tempfile::tempdir().expect("a folder");
-            fs::write(folder.path().join("credentials.yaml"), rows).expect("written");
-            fs::write(folder.path().join("deny.yaml"), deny).expect("written");
-            let text =
-                "credentials: { source: file, file: { path: credentials.yaml }, deny: deny.yaml }";
-            let config = Config::parse(text, folder.path()).expect("valid").credentials;
-            let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
-            let authority = Authority::new(&config, Arc::new(Metrics::new()));
-            let seat = authority.seat();
-            let follower = Follower::start(&config, authority, clock.clone(), Box::new(|| {}));
-            let mut bench = Self { folder, clock, seat, follower: follower.expect("a deny file") };
-            bench.pass(1);
-            bench
-        }
-
-        fn pass(&mut self, seconds: u64) {
-            for _ in 0..seconds {
-                self.clock.advance(INTERVAL);
-                self.follower.poll();
+        let (count, position) = (rows.len(), floor.position);
+        match purpose {
+            Purpose::Rebase => {
+                self.applier.rebase(rows, &tenants);
+                self.held = Some(position.clone());
+                (self.disputed, self.lost) = (false, false);
+                self.would_revive.clear();
+                self.tell_dispute(false);
+                self.stream = Stream::default();
             }
-        }
-
-        /// Replaces a file as the docs say: by renaming a whole one over it.
-        fn replace(&self, name: &str, content: &str) {
-            let new = self.folder.path().join("new");
-            fs::write(&new, content).expect("written");
-            fs::rename(new, self.folder.path().join(name)).expect("renamed");
-        }
-
-        fn judge(&self, token: &str) -> Result<Option<Verdict>, Unavailable> {
-            let now = self.clock.now();
-            self.seat.judge(&TokenDigest::of(token.as_bytes()), &now).map(|judgement| {
-                match judgement {
-                    Judgement::Known(held) => Some(held.grant.judge(&now)),
-                    Judgement::Denied => Some(Verdict::Denied),
-                    Judgement::Unknown => None,
+            Purpose::Refresh => {
+                self.applier.list(rows, &tenants, position.revision);
+                // What came in meanwhile is further on.
+                if self.held.as_ref().is_none_or(|held| held.revision < position.revision) {
+                    self.held = Some(position.clone());
                 }
-            })
-        }
-
-        fn trusted(&self) -> bool {
-            self.seat.authority().trusts_table(Access::Write, &self.clock.now())
-        }
-    }
-
-    fn row(id: &str, token: &str, status: &str) -> String {
-        let digest = TokenDigest::of(token.as_bytes());
-        format!(
-            "- {{ credential_id: {id}, tenant: z-1, digest: '{digest}', status: {status}, expire_time: 2027-11-22T00:00:00Z }}\n"
-        )
-    }
-
-    #[test]
-    fn a_disabled_credential_is_refused_from_memo_and_cache_on() {
-        let mut bench = Bench::new(&row("c-1", "token", "Enabled"), "[]");
-        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)));
-        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)));
-        bench.replace("credentials.yaml", &row("c-1", "token", "Disabled"));
-        bench.pass(2);
-        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Disabled)));
-        assert_eq!(bench.judge("other"), Ok(None));
-    }
-
-    #[test]
-    fn a_faulty_file_changes_nothing_and_ages_until_it_is_good_again() {
-        let good = row("c-1", "token", "Enabled");
-        let twice = format!("{good}{}", row("c-2", "token", "Enabled"));
-        for faulty in ["", "- credential_id", &good[..60], &twice, &format!("{good}{good}")] {
-            let mut bench = Bench::new(&good, "[]");
-            bench.replace("credentials.yaml", faulty);
-            bench.pass(60);
-            assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)), "{faulty}");
-            assert_eq!(bench.judge("other"), Ok(None), "{faulty}");
-            bench.pass(1);
-            assert_eq!(bench.judge("other"), Err(Unavailable::UnknownWhileStale), "{faulty}");
-            bench.pass(12 * 3600);
-            assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)), "{faulty}");
-            assert!(!bench.trusted());
-            bench.replace("credentials.yaml", &good);
-            bench.pass(2);
-            assert!(bench.trusted());
-            assert_eq!(bench.judge("other"), Ok(None), "{faulty}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_gone_is_survived_and_a_missing_one_is_waited_for() {
-        let mut bench = Bench::new(&row("c-1", "token", "Enabled"), "[]");
-        fs::remove_file(bench.folder.path().join("credentials.yaml")).expect("removed");
-        bench.pass(61);
-        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)));
-        assert_eq!(bench.judge("other"), Err(Unavailable::UnknownWhileStale));
-
-        let mut bench = Bench::new("- cut", "[]");
-        assert_eq!(bench.judge("token"), Err(Unavailable::Unloaded));
-        bench.replace("credentials.yaml", "[]");
-        bench.pass(2);
-        assert_eq!(bench.judge("token"), Ok(None));
-    }
-
-    #[test]
-    fn denials_count_at_first_sight_and_their_removal_at_the_second() {
-        let mut bench = Bench::new(&row("c-1", "token", "Enabled"), "[]");
-        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)));
-        bench.replace("deny.yaml", "- credential_id: c-1\n");
-        bench.pass(1);
-        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Denied)));
-        bench.replace("deny.yaml", &format!("- digest: {}\n", TokenDigest::of(b"other")));
-        bench.pass(1);
-        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Denied)));
-        assert_eq!(bench.judge("other"), Ok(Some(Verdict::Denied)));
-        bench.pass(1);
-        assert_eq!(bench.judge("token"), Ok(Some(Verdict::Live)));
-        for faulty in ["", "- nonsense"] {
-            bench.replace("deny.yaml", faulty);
-            bench.pass(3);
-            assert_eq!(bench.judge("other"), Ok(Some(Verdict::Denied)), "{faulty}");
-        }
-    }
-
-    #[test]
-    fn without_a_valid_deny_file_there_is_no_start() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let text = "credentials: { source: file, file: { path: c.yaml }, deny: deny.yaml }";
-        let config = Config::parse(text, folder.path()).expect("valid").credentials;
-        for content in [None, Some(""), Some("- nonsense")] {
-            if let Some(content) = content {
-                fs::write(folder.path().join("deny.yaml"), content).expect("written");
             }
-            let authority = Authority::new(&config, Arc::new(Metrics::new()));
-            let started = Follower::start(&config, authority, Clock::system(), Box::new(|| {}));
-            let error = started.err().expect("refused").to_string();
-            assert!(error.contains("credentials.deny") && error.contains("deny.yaml"), "{error}");
-        }
-    }
-
-    const TOKENS: [&str; 4] = ["t-0", "t-1", "t-2", "t-3"];
-
-    /// What both files say at one time.
-    #[derive(Clone, Copy)]
-    struct State {
-        /// By token: not listed, disabled, or enabled.
-        rows: [Option<Status>; TOKENS.len()],
-        /// Whether the rows have exchanged their tokens.
-        exchanged: bool,
-        denied: Option<usize>,
-    }
-
-    impl State {
-        fn random(random: &mut fastrand::Rng) -> Self {
-            let choices = [None, Some(Status::Disabled), Some(Status::Enabled)];
-            let rows = std::array::from_fn(|_| choices[random.usize(..choices.len())]);
-            let denied = Some(random.usize(..=TOKENS.len())).filter(|token| *token < TOKENS.len());
-            Self { rows, exchanged: random.bool(), denied }
-        }
-
-        fn rows(&self) -> String {
-            let id = |token| format!("c-{}", if self.exchanged { token ^ 1 } else { token });
-            let line = |(token, status): (usize, &Option<Status>)| {
-                let status = (*status)?;
-                Some(row(&id(token), TOKENS[token], &format!("{status:?}")))
-            };
-            let lines: String = self.rows.iter().enumerate().filter_map(line).collect();
-            if lines.is_empty() { "[]".to_owned() } else { lines }
-        }
-
-        fn deny(&self) -> String {
-            let digest = self.denied.map(|token| TokenDigest::of(TOKENS[token].as_bytes()));
-            digest.map_or("[]".to_owned(), |digest| format!("- digest: {digest}\n"))
-        }
-
-        /// What is to be said of a token by these rows and another state's denial.
-        fn verdict(&self, denied: Option<usize>, token: usize) -> Option<Verdict> {
-            match self.rows[token] {
-                Some(Status::Disabled) => Some(Verdict::Disabled),
-                _ if denied == Some(token) => Some(Verdict::Denied),
-                Some(Status::Enabled) => Some(Verdict::Live),
-                None => None,
+            Purpose::Restrict => {
+                self.restrict(&rows, &tenants, now);
+                self.cursor = Some(position.clone());
+                self.stream = Stream::default();
             }
         }
+        if !self.disputed {
+            self.cursor.clone_from(&self.held);
+        }
+        (self.listed, self.polled) = (Some(begun), Some(now.boot));
+        self.applied(now);
+        tracing::info!(credentials = count, %position, ?purpose, "table listed");
     }
 
-    /// Random changes to both files against workers that decide all the time. Each decision must
-    /// fit the state in force, or one that was being applied while it was made.
-    #[test]
-    fn no_decision_contradicts_the_state_in_force() {
-        let mut random = fastrand::Rng::with_seed(20_261_122);
-        let mut bench = Bench::new("[]", "[]");
-        let first = State { rows: [None; TOKENS.len()], exchanged: false, denied: None };
-        let states = Mutex::new(vec![first]);
-        let in_force = AtomicUsize::new(0);
-        let over = AtomicBool::new(false);
-        let decide = |seat: Seat, clock: Clock| {
-            let mut decisions = 0;
-            while !over.load(Ordering::SeqCst) {
-                let token = decisions % TOKENS.len();
-                let oldest = in_force.load(Ordering::SeqCst);
-                let now = clock.now();
-                let judged = seat.judge(&TokenDigest::of(TOKENS[token].as_bytes()), &now);
-                let decision = match judged {
-                    Ok(Judgement::Known(held)) => Some(held.grant.judge(&now)),
-                    Ok(Judgement::Denied) => Some(Verdict::Denied),
-                    Ok(Judgement::Unknown) => None,
-                    Err(_) => continue,
-                };
-                let possible = states.lock().expect("not poisoned")[oldest..].to_vec();
-                let fits = |state: &State| {
-                    possible.iter().any(|other| state.verdict(other.denied, token) == decision)
-                };
-                assert!(possible.iter().any(fits), "{token}: {decision:?}");
-                decisions += 1;
-            }
-            decisions
+    /// Takes away what a disputed store takes away, and notes what it would give back.
+    fn restrict(&mut self, rows: &[Row], tenants: &[TenantRow], now: &Now) {
+        let live = |row: &Credential| {
+            row.status == Status::Enabled
+                && !matches!(row.expiry, Expiry::At(end) if end <= now.wall)
         };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..3)
-                .map(|_| {
-                    let seat = bench.follower.authority.seat();
-                    let clock = bench.clock.clone();
-                    scope.spawn(|| decide(seat, clock))
-                })
-                .collect();
-            for number in 1..=150 {
-                let next = State::random(&mut random);
-                states.lock().expect("not poisoned").push(next);
-                bench.replace("deny.yaml", &next.deny());
-                bench.replace("credentials.yaml", &next.rows());
-                bench.pass(2);
-                in_force.store(number, Ordering::SeqCst);
+        let refused_here = |row: &&Row| {
+            live(&row.credential) && self.applier.get(&row.key()).is_none_or(|here| !live(here))
+        };
+        self.would_revive =
+            rows.iter().filter(refused_here).map(Row::key).take(REVIVED_MAX).collect();
+        for row in rows {
+            self.applier.restrict_row(&row.credential);
+        }
+        for tenant in tenants {
+            self.applier.restrict(&crate::credential::feed::Change::Tenant(tenant.clone()));
+        }
+    }
+
+    // Changes.
+
+    fn ask_changes(&mut self, after: Position, now: &Now, asks: &mut Vec<Ask>) {
+        let ticket = self.ticket();
+        self.poll = Some(ticket);
+        self.polled = Some(now.boot);
+        asks.push(Ask::Poll { ticket, after });
+    }
+
+    fn polled(
+        &mut self,
+        after: &Position,
+        reply: Result<Changes, FeedError>,
+        now: &Now,
+        asks: &mut Vec<Ask>,
+    ) {
+        let at_cursor = self.cursor.as_ref().is_some_and(|it| it.history == after.history);
+        match reply {
+            // The store knows what we hold: it is ours after all.
+            Ok(_) if self.disputed && self.held.as_ref() == Some(after) => {
+                self.lost = false;
+                self.want(Purpose::Rebase, now, asks);
             }
-            over.store(true, Ordering::SeqCst);
-            for worker in workers {
-                assert!(worker.join().expect("every decision fits") > 1000);
+            Ok(changes) => {
+                let more = changes.position.revision < changes.head.position.revision;
+                self.take(after.revision, changes, now);
+                if more && let Some(cursor) = self.cursor.clone() {
+                    self.ask_changes(cursor, now, asks);
+                }
             }
-        });
+            Err(FeedError::Gone(gone)) if at_cursor || self.disputed => {
+                self.gone(gone, after, now, asks);
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn stream_ended(&mut self, why: FeedError, now: &Now, asks: &mut Vec<Ask>) {
+        self.stream.close(now);
+        if let FeedError::Gone(gone) = why
+            && let Some(cursor) = self.cursor.clone()
+        {
+            self.gone(gone, &cursor, now, asks);
+        }
+    }
+
+    /// The store does not tell what follows on a position.
+    fn gone(&mut self, gone: Gone, after: &Position, now: &Now, asks: &mut Vec<Ask>) {
+        match gone {
+            Gone::Compacted if self.disputed => self.want(Purpose::Restrict, now, asks),
+            Gone::Compacted => self.want(Purpose::Refresh, now, asks),
+            Gone::Unknown if self.disputed => {
+                if self.cursor.as_ref() == Some(after) {
+                    self.cursor = None;
+                    self.want(Purpose::Restrict, now, asks);
+                }
+            }
+            // Whether another history is accepted, the answer to a report tells.
+            Gone::Unknown => {
+                self.lost = true;
+                self.report_due = Some(now.boot);
+            }
+        }
+    }
+
+    /// Takes changes that follow on `after`, unless some before them are missing.
+    fn take(&mut self, after: Revision, changes: Changes, now: &Now) {
+        let Changes { changes, position, .. } = changes;
+        let Some(cursor) = self.cursor.as_ref().filter(|it| it.history == position.history) else {
+            return;
+        };
+        if after > cursor.revision {
+            return self.stream.close(now);
+        }
+        let seen = cursor.revision;
+        if position.revision <= seen {
+            return;
+        }
+        for change in changes.iter().filter(|change| change.revision() > seen) {
+            if self.disputed { self.applier.restrict(change) } else { self.applier.change(change) }
+        }
+        self.cursor = Some(position);
+        if !self.disputed {
+            self.held.clone_from(&self.cursor);
+        }
+        self.applied(now);
+    }
+
+    /// What was changed counts from here on.
+    fn applied(&mut self, now: &Now) {
+        self.applier.settle();
+        self.unreported = true;
+        self.confirm();
+        let revision = self.held.as_ref().map_or(0, |held| held.revision.0);
+        self.applier.authority().metrics.table_revision.set(revision as i64);
+        self.applier.take_census(false, now);
+    }
+
+    /// Counts what changes with time alone. To be called about twice a minute.
+    pub fn take_census(&mut self, now: &Now) {
+        self.applier.take_census(true, now);
+    }
+
+    fn looked_up(
+        &mut self,
+        digest: &TokenDigest,
+        reply: Result<(Head, Option<Row>), FeedError>,
+    ) -> Answer {
+        let (Ok((head, row)), Some(held)) = (reply, &self.held) else { return Answer::Undecided };
+        // Only what follows from what we hold counts.
+        if self.disputed || head.position.history != held.history {
+            return Answer::Undecided;
+        }
+        match row {
+            // What is not newer than the table, the table would have; it was removed since.
+            Some(row) if row.revision > held.revision && row.credential.digest == *digest => {
+                self.applier.put(row);
+                self.applier.settle();
+                Answer::Known
+            }
+            Some(row) if self.applier.get(&row.key()).is_some() => Answer::Known,
+            _ => Answer::Unknown,
+        }
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
     }
 }
+
+/// A credential or digest that a listing has twice.
+fn twin(rows: &[Row]) -> Option<String> {
+    let (mut keys, mut digests) = (HashSet::new(), HashMap::new());
+    rows.iter().find_map(|row| {
+        let other = digests.insert(row.credential.digest, &row.credential.id);
+        let fresh = keys.insert((&row.credential.tenant, &row.credential.id)) && other.is_none();
+        (!fresh).then(|| row.credential.id.to_string())
+    })
+}
+
+/// 100 ms, doubling to 5 s.
+fn backoff(failures: u32) -> Duration {
+    let doubled =
+        Duration::from_millis(100) * 2u32.saturating_pow(failures.min(7).saturating_sub(1));
+    doubled.min(Duration::from_secs(5))
+}
+
+/// Between two whole listings; changes are followed in between.
+const RELIST: Duration = Duration::from_secs(3600);
+const USED_INTERVAL: Duration = Duration::from_secs(60);
+const USED_MAX: usize = 10_000;
+const REVIVED_MAX: usize = 100;

@@ -1,53 +1,131 @@
 //! Is this token good now? Hides table, cache, epochs, deny file and every source behind
 //! [`Seat::judge`]. It never says no to a token because of its own ignorance.
 
+mod apply;
 mod cache;
+pub mod drive;
+pub mod files;
 pub mod follow;
 mod table;
 
 use std::cell::RefCell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::clock::Now;
+use crate::clock::{Now, Uptime};
 use crate::config::Credentials;
-use crate::credential::{Credential, TenantId, TokenDigest, Verdict};
+use crate::credential::{Credential, Status, TenantId, TokenDigest, Verdict};
 use crate::source::file::DenyList;
 use crate::telemetry::metrics::Metrics;
+pub use apply::Applier;
 use cache::{Cells, Contended, Epoch, Epochs, Filed, Found, Memo, find};
-use table::Index;
+use table::{Entry, Index};
 
 /// The one state that all workers ask and the follower changes.
 pub struct Authority {
     index: Index,
     deny: ArcSwap<DenyList>,
-    /// Tenants that the table names.
-    tenants: ArcSwap<std::collections::HashSet<TenantId>>,
+    /// Tenants that the source knows, or that rows name.
+    tenants: ArcSwap<HashMap<TenantId, Arc<TenantState>>>,
     epochs: Epochs,
     cache: moka::sync::Cache<TokenDigest, Filed<Arc<Grant>>, cache::DigestHash>,
     /// When the source last confirmed what the table holds; none before the first listing.
     confirmed: ArcSwapOption<Now>,
+    /// The source's state is not a successor of ours: nothing that it adds counts.
+    disputed: AtomicBool,
+    /// Where single tokens can be asked for, if the source can tell.
+    asks: OnceLock<mpsc::Sender<Inquiry>>,
+    /// Tokens that the source has just denied to know.
+    unknown: moka::sync::Cache<TokenDigest, Denial, cache::DigestHash>,
     terms: Terms,
     metrics: Arc<Metrics>,
 }
 
+/// A tenant's switch, which counts at once and for all its tokens.
+#[derive(Debug)]
+pub struct TenantState {
+    synchronizes: AtomicBool,
+}
+
+impl TenantState {
+    fn enabled() -> Self {
+        Self { synchronizes: AtomicBool::new(true) }
+    }
+
+    /// Whether that is a change.
+    fn set_synchronization(&self, status: Status) -> bool {
+        let on = status == Status::Enabled;
+        self.synchronizes.swap(on, Ordering::AcqRel) != on
+    }
+
+    pub fn synchronizes(&self) -> bool {
+        self.synchronizes.load(Ordering::Acquire)
+    }
+}
+
+/// A token that the source is asked for. The answer comes when the table has what is known of it.
+pub struct Inquiry {
+    pub digest: TokenDigest,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The table has it now.
+    Known,
+    Unknown,
+    /// It could not be asked, or its answer does not count.
+    Undecided,
+}
+
+/// An answer "unknown", good while its epoch stands and for a few seconds.
+#[derive(Clone, Copy)]
+struct Denial {
+    epoch: Epoch,
+    at: Uptime,
+}
+
+/// How long the source is not asked again for a token that it does not know.
+const UNKNOWN_TTL: Duration = Duration::from_secs(5);
+/// For one answer about a token.
+const ASK_TIME: Duration = Duration::from_secs(2);
+/// Tokens asked for at a time; beyond them 503.
+pub const ASKS_MAX: usize = 256;
+
 /// A credential in use, resolved.
 #[derive(Debug)]
 pub struct Grant {
-    pub credential: Arc<Credential>,
+    entry: Arc<Entry>,
+    tenant: Arc<TenantState>,
     denied: bool,
 }
 
 impl Grant {
+    pub fn credential(&self) -> &Arc<Credential> {
+        &self.entry.credential
+    }
+
     pub fn judge(&self, now: &Now) -> Verdict {
-        match self.credential.judge(now) {
+        match self.credential().judge(now) {
             Verdict::Disabled => Verdict::Disabled,
             _ if self.denied => Verdict::Denied,
             verdict => verdict,
         }
+    }
+
+    /// Whether the tenant's provisioning is switched on.
+    pub fn synchronizes(&self) -> bool {
+        self.tenant.synchronizes()
+    }
+
+    /// Notes that it has let a request pass.
+    pub fn used(&self, now: &Now) {
+        self.entry.touch(now);
     }
 }
 
@@ -68,6 +146,8 @@ pub enum Unavailable {
     UnknownWhileStale,
     /// Changes came faster than we could look.
     Contended,
+    /// The source could not be asked for the token.
+    Unasked,
 }
 
 /// How much a request can do, which decides how old the table may be.
@@ -129,6 +209,11 @@ impl Authority {
             epochs: Epochs::new(),
             cache,
             confirmed: ArcSwapOption::empty(),
+            disputed: AtomicBool::new(false),
+            asks: OnceLock::new(),
+            unknown: moka::sync::Cache::builder()
+                .max_capacity(config.cache.unknown_entries)
+                .build_with_hasher(cache::DigestHash::default()),
             terms: Terms::new(config),
             metrics,
         })
@@ -163,13 +248,30 @@ impl Authority {
     }
 
     pub fn declares(&self, tenant: &str) -> bool {
-        self.tenants.load().contains(tenant)
+        self.tenants.load().contains_key(tenant)
+    }
+
+    /// Whether the source tells of a state that does not follow from ours.
+    pub fn is_disputed(&self) -> bool {
+        self.disputed.load(Ordering::Acquire)
+    }
+
+    /// Lets single tokens be asked for.
+    pub fn answer_by(&self, asks: mpsc::Sender<Inquiry>) {
+        // There is one source a process.
+        let _ = self.asks.set(asks);
+    }
+
+    /// The table is as the source had it then.
+    fn confirm(&self, then: Now) {
+        self.confirmed.store(Some(Arc::new(then)));
     }
 
     /// The answer about what is in no table: no, if we can be sure of it.
     pub fn unknown(&self, now: &Now) -> Result<Judgement, Unavailable> {
         match self.age(now) {
             None => Err(Unavailable::Unloaded),
+            Some(_) if self.is_disputed() => Err(Unavailable::UnknownWhileStale),
             Some(age) if age > 2 * millis(&self.terms.refresh) => {
                 Err(Unavailable::UnknownWhileStale)
             }
@@ -198,9 +300,11 @@ impl Cells for Authority {
     }
 
     fn resolve(&self, digest: &TokenDigest) -> Option<Arc<Grant>> {
-        let credential = self.index.get(digest)?;
-        let denied = self.deny.load().names(&credential);
-        Some(Arc::new(Grant { credential, denied }))
+        let entry = self.index.get(digest)?;
+        let denied = self.deny.load().names(&entry.credential);
+        let known = self.tenants.load().get(&entry.credential.tenant).cloned();
+        let tenant = known.unwrap_or_else(|| Arc::new(TenantState::enabled()));
+        Some(Arc::new(Grant { entry, tenant, denied }))
     }
 }
 
@@ -229,6 +333,32 @@ impl Seat {
             }
             None if authority.deny.load().names_digest(digest) => Ok(Judgement::Denied),
             None => authority.unknown(now),
+        }
+    }
+
+    /// Whether the source may know a token that the table does not.
+    pub fn can_ask(&self, digest: &TokenDigest, now: &Now) -> bool {
+        let authority = &self.authority;
+        let denied = |denial: &Denial| {
+            denial.epoch == authority.epoch(digest) && now.boot.since(denial.at) < UNKNOWN_TTL
+        };
+        authority.asks.get().is_some()
+            && !authority.unknown.get(digest).is_some_and(|it| denied(&it))
+    }
+
+    /// Asks the source for a token. Afterwards the table has what there is to know, so judge again.
+    pub async fn ask(&self, digest: &TokenDigest, now: &Now) -> Result<(), Unavailable> {
+        let asks = self.authority.asks.get().ok_or(Unavailable::Unasked)?;
+        let epoch = self.authority.epoch(digest);
+        let (answer, answered) = oneshot::channel();
+        asks.try_send(Inquiry { digest: *digest, answer }).map_err(|_| Unavailable::Unasked)?;
+        match tokio::time::timeout(ASK_TIME, answered).await {
+            Ok(Ok(Answer::Known)) => Ok(()),
+            Ok(Ok(Answer::Unknown)) => {
+                self.authority.unknown.insert(*digest, Denial { epoch, at: now.boot });
+                Ok(())
+            }
+            _ => Err(Unavailable::Unasked),
         }
     }
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::{ConfigFile, Output};
-use crate::authority::follow::Follower;
+use crate::authority::files::Follower;
 use crate::authority::{Access, Authority};
 use crate::clock::Clock;
 use crate::credential::token::Shape;
@@ -34,13 +34,13 @@ pub fn run(file: &ConfigFile, request: &Request, output: &Output) -> Result<Exit
     let clock = Clock::system();
     let authority = Authority::new(&config.credentials, Arc::new(Metrics::new()));
     let seat = authority.seat();
-    let follower = Follower::start(&config.credentials, authority, clock.clone(), Box::new(|| {}));
+    let follower = Follower::start(&config.credentials, authority, clock.clone(), Arc::new(|| {}));
     let mut follower = follower.map_err(|invalid| invalid.to_string())?;
     follower.poll(); // A file that was just written counts at the second look.
     if let Some(fault) = follower.fault() {
         return Err(format!("credentials.file: {fault}"));
     }
-    let desk = Desk { gate: Gate::new(seat), clock, follower };
+    let desk = Desk { gate: Gate::new(seat, clock.clone()), clock, follower };
 
     let parts = http::Request::builder()
         .method(request.method.as_str())
@@ -113,7 +113,7 @@ impl Desk {
             }
         }
         let mut verdict =
-            Verdict::of(self.gate.admit(method, &headers, place, access, &now), place);
+            Verdict::of(self.gate.decide(method, &headers, place, access, &now), place);
         if verdict.credential.is_none() {
             verdict.hints = self.variants(&token);
         }

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::ConfigFile;
 use crate::app::App;
-use crate::authority::follow::INTERVAL;
+use crate::authority::files::INTERVAL;
 use crate::clock::Clock;
 use crate::source::watch::{Look, WatchedFile};
 use crate::telemetry::Diagnostics;

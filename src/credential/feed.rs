@@ -123,6 +123,12 @@ pub struct Row {
     pub revision: Revision,
 }
 
+impl Row {
+    pub fn key(&self) -> PageKey {
+        (self.credential.tenant.clone(), self.credential.id.clone())
+    }
+}
+
 /// A tenant as of its latest change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantRow {

@@ -72,12 +72,13 @@ pub enum Expiry {
 
 impl Expiry {
     /// Live only if neither clock says expired, expired only if both do: a clock that was set
-    /// wrongly may cost an answer, but neither lets an old token in nor condemns a good one.
+    /// wrongly may cost an answer, but neither lets an old token in nor condemns a good one. Nor is
+    /// anything condemned while the admin API's clock contradicts ours.
     fn judge(self, now: &Now) -> Verdict {
         let Self::At(end) = self else { return Verdict::Live };
         match (now.wall >= end, now.ratchet >= end) {
             (false, false) => Verdict::Live,
-            (true, true) => Verdict::Expired,
+            (true, true) if !now.contradicted => Verdict::Expired,
             _ => Verdict::ClockUncertain,
         }
     }
@@ -91,7 +92,7 @@ pub enum Verdict {
     /// Named by the deny file.
     Denied,
     Expired,
-    /// Our two clocks differ about its expiry.
+    /// Clocks differ about its expiry.
     ClockUncertain,
 }
 

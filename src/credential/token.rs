@@ -24,6 +24,10 @@ impl<'a> BearerToken<'a> {
     pub fn digest(self) -> TokenDigest {
         TokenDigest::of(self.0)
     }
+
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
 }
 
 impl fmt::Debug for BearerToken<'_> {

@@ -173,6 +173,7 @@ impl Local {
 impl Proxy {
     pub fn new(shared: Arc<Shared>, seat: Seat, lines: LineBuffer, timers: &Timers) -> Self {
         let metrics = Arc::clone(&shared.metrics);
+        let gate = Gate::new(seat, shared.clock.clone());
         let local = Local {
             clock: shared.clock.clone(),
             request_duration: metrics.request_duration.with_label_values(&[FACE]),
@@ -182,7 +183,7 @@ impl Proxy {
             timers: timers.clone(),
             pools: RefCell::default(),
         };
-        Self { shared, gate: Gate::new(seat), local: Rc::new(local) }
+        Self { shared, gate, local: Rc::new(local) }
     }
 
     async fn serve(
@@ -208,7 +209,7 @@ impl Proxy {
         let access = target.access(&parts.method);
         let now = record.begun();
         let permit =
-            self.gate.admit(&parts.method, &parts.headers, place.as_ref(), access, &now)?;
+            self.gate.admit(&parts.method, &parts.headers, place.as_ref(), access, &now).await?;
         record.decided(permit.credential());
         let place = place.as_ref().expect("the gate permits nothing without a place");
         let proxy = self;

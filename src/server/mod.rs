@@ -212,7 +212,7 @@ impl Face {
 
     /// A closure that returns once every worker has come round its loop: what any of them was
     /// doing when it was called is done.
-    pub fn round(&self) -> impl Fn() + Send + 'static {
+    pub fn round(&self) -> impl Fn() + Send + Sync + 'static {
         let workers: Vec<_> = self.workers.iter().map(|worker| worker.messages.clone()).collect();
         move || {
             let (done, rounds) = mpsc::channel();

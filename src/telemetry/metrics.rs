@@ -28,6 +28,9 @@ pub struct Metrics {
     pub table_age: GaugeVec,
     pub source_up: IntGaugeVec,
     pub source_refresh: IntCounterVec,
+    pub source_history_changed: IntGauge,
+    pub clock_skew: Gauge,
+    pub replicas: IntGaugeVec,
     pub cache_memo: IntCounter,
     pub cache_hit: IntCounter,
     pub cache_miss: IntCounter,
@@ -94,7 +97,7 @@ impl Metrics {
                 &["within"],
             ),
             table_revision: make
-                .gauge("table_revision", "Number of the listing that the table holds."),
+                .gauge("table_revision", "Number of the change or listing that the table holds."),
             table_age: make.gauges(
                 "table_age_seconds",
                 "Time since the source last confirmed what we hold.",
@@ -109,6 +112,19 @@ impl Metrics {
                 "source_refresh_total",
                 "Times that the source was asked.",
                 &["result"],
+            ),
+            source_history_changed: make.gauge(
+                "source_history_changed",
+                "Whether the source's state does not follow from what is applied here.",
+            ),
+            clock_skew: make.plain_gauge(
+                "clock_skew_seconds",
+                "By how much the source's clock is ahead of ours.",
+            ),
+            replicas: make.int_gauges(
+                "replicas",
+                "Replicas that the admin API knows, by how far they are.",
+                &["state"],
             ),
             cache_memo: cache.with_label_values(&["memo"]),
             cache_hit: cache.with_label_values(&["hit"]),

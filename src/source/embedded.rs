@@ -1,0 +1,95 @@
+//! The admin API of this very process, followed by direct calls: the same follower, the same lease.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::{Feed, FeedError};
+use crate::clock::Clock;
+use crate::credential::feed::{Changes, Head, Page, PageKey, Position, Report, Row};
+use crate::credential::{Revision, TokenDigest};
+use crate::store::replicas::Replicas;
+use crate::store::{Failed, Record, Store};
+
+pub struct Embedded {
+    store: Arc<dyn Store>,
+    replicas: Arc<Replicas>,
+    instance: String,
+    clock: Clock,
+}
+
+impl Embedded {
+    pub fn new(
+        store: Arc<dyn Store>,
+        replicas: Arc<Replicas>,
+        instance: String,
+        clock: Clock,
+    ) -> Self {
+        Self { store, replicas, instance, clock }
+    }
+}
+
+impl From<Failed> for FeedError {
+    fn from(failed: Failed) -> Self {
+        Self::Unreachable(failed.0)
+    }
+}
+
+#[async_trait]
+impl Feed for Embedded {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    async fn report(&self, report: &Report) -> Result<Head, FeedError> {
+        let now = self.clock.now();
+        Ok(self.replicas.report(&self.instance, report.clone(), &now).await?)
+    }
+
+    async fn leave(&self) -> Result<(), FeedError> {
+        Ok(self.replicas.remove(&self.instance).await?)
+    }
+
+    async fn page(&self, after: Option<&PageKey>) -> Result<Page, FeedError> {
+        Ok(self.store.page(after, None, PAGE_ROWS).await?)
+    }
+
+    async fn changes(&self, after: &Position) -> Result<Changes, FeedError> {
+        self.store.changes(after, None, BATCH).await?.map_err(FeedError::Gone)
+    }
+
+    async fn stream(
+        &self,
+        after: &Position,
+        sink: &mpsc::Sender<(Revision, Changes)>,
+    ) -> FeedError {
+        let mut latest = self.store.latest();
+        let mut after = after.clone();
+        loop {
+            latest.borrow_and_update();
+            let changes = match self.changes(&after).await {
+                Ok(changes) => changes,
+                Err(why) => return why,
+            };
+            let whole = changes.position == changes.head.position;
+            let (from, position) = (after.revision, changes.position.clone());
+            if position != after && sink.send((from, changes)).await.is_err() {
+                return FeedError::Unreachable("nobody listens any more".to_owned());
+            }
+            after = position;
+            if whole && latest.changed().await.is_err() {
+                return FeedError::Unreachable("the store is closed".to_owned());
+            }
+        }
+    }
+
+    async fn lookup(&self, digest: &TokenDigest) -> Result<(Head, Option<Row>), FeedError> {
+        let (head, record) = self.store.lookup(digest).await?;
+        Ok((head, record.as_ref().map(Record::row)))
+    }
+}
+
+/// Rows a page and changes a batch: what is read at a time.
+const PAGE_ROWS: usize = 10_000;
+const BATCH: usize = 1_000;

@@ -1,0 +1,296 @@
+//! The native admin API of another process, followed over HTTP.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::client::{Answer, Client, date_of};
+use super::wire::{ChangeJson, ChangesJson, HeadJson, LookupJson, PageJson, ReportJson};
+use super::{Feed, FeedError};
+use crate::clock::Clock;
+use crate::config;
+use crate::credential::feed::{Changes, Gone, Head, Page, PageKey, Position, Report, Row};
+use crate::credential::{Revision, TokenDigest};
+use crate::telemetry::metrics::Metrics;
+
+pub struct Native {
+    client: Client,
+    instance: String,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+impl Native {
+    /// Fails if the certificates of `ca` cannot be read.
+    pub fn new(
+        config: &config::Native,
+        instance: String,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, String> {
+        let client = Client::new(config.url.clone(), config.token.clone(), config.ca.as_deref())?;
+        Ok(Self { client, instance, clock, metrics })
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+    ) -> Result<T, FeedError> {
+        let sent = self.client.send(method, target, body).await;
+        let answer = sent.map_err(FeedError::Unreachable)?;
+        self.witness(&answer.headers);
+        if !answer.is_success() {
+            return Err(self.complaint(&answer));
+        }
+        self.read(&answer.body)
+    }
+
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, FeedError> {
+        serde_json::from_slice(body).map_err(|error| self.malformed(error))
+    }
+
+    fn malformed(&self, what: impl std::fmt::Display) -> FeedError {
+        FeedError::Unreachable(format!("{}: no answer of an admin API: {what}", self.client.url()))
+    }
+
+    fn unfit(&self) -> FeedError {
+        self.malformed("a value does not have its form")
+    }
+
+    fn complaint(&self, answer: &Answer) -> FeedError {
+        let text = format!("{}: {}", self.client.url(), answer.complaint());
+        match answer.status {
+            StatusCode::GONE if answer.code().as_deref() == Some("changes_compacted") => {
+                FeedError::Gone(Gone::Compacted)
+            }
+            StatusCode::GONE => FeedError::Gone(Gone::Unknown),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => FeedError::Refused(text),
+            _ => FeedError::Unreachable(text),
+        }
+    }
+
+    /// Compares the clocks.
+    fn witness(&self, headers: &HeaderMap) {
+        if let Some(date) = date_of(headers) {
+            let ahead = self.clock.witness(date);
+            self.metrics.clock_skew.set(ahead as f64 / 1e3);
+        }
+    }
+}
+
+#[async_trait]
+impl Feed for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    async fn report(&self, report: &Report) -> Result<Head, FeedError> {
+        let body = json!(ReportJson::from(report));
+        let target = format!("/v1/replicas/{}", self.instance);
+        let head: HeadJson = self.ask(Method::PUT, &target, Some(&body)).await?;
+        Head::try_from(&head).map_err(|_| self.unfit())
+    }
+
+    async fn leave(&self) -> Result<(), FeedError> {
+        let target = format!("/v1/replicas/{}", self.instance);
+        let sent = self.client.send(Method::DELETE, &target, None).await;
+        let answer = sent.map_err(FeedError::Unreachable)?;
+        if answer.is_success() { Ok(()) } else { Err(self.complaint(&answer)) }
+    }
+
+    async fn page(&self, after: Option<&PageKey>) -> Result<Page, FeedError> {
+        let target = match after {
+            Some((tenant, id)) => format!("/v1/table?after={tenant}:{id}"),
+            None => "/v1/table".to_owned(),
+        };
+        let page: PageJson = self.ask(Method::GET, &target, None).await?;
+        Page::try_from(&page).map_err(|_| self.unfit())
+    }
+
+    async fn changes(&self, after: &Position) -> Result<Changes, FeedError> {
+        let target = format!("/v1/changes?after={after}");
+        let changes: ChangesJson = self.ask(Method::GET, &target, None).await?;
+        Changes::try_from(&changes).map_err(|_| self.unfit())
+    }
+
+    async fn stream(
+        &self,
+        after: &Position,
+        sink: &mpsc::Sender<(Revision, Changes)>,
+    ) -> FeedError {
+        let target = format!("/v1/changes?after={after}");
+        let opened = self.client.open(Method::GET, &target, None, "text/event-stream");
+        let response = match tokio::time::timeout(OPEN_TIME, opened).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(what)) => return FeedError::Unreachable(what),
+            Err(_) => return self.malformed("no stream within 5 s"),
+        };
+        let (parts, body) = response.into_parts();
+        self.witness(&parts.headers);
+        if !parts.status.is_success() {
+            let body = http_body_util::Limited::new(body, COMPLAINT_BYTES_MAX).collect().await;
+            let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            return self.complaint(&Answer { status: parts.status, headers: parts.headers, body });
+        }
+        self.pass_on(body, after.clone(), sink).await
+    }
+
+    async fn lookup(&self, digest: &TokenDigest) -> Result<(Head, Option<Row>), FeedError> {
+        let sent = self.client.send(Method::GET, &format!("/v1/lookup/{digest}"), None).await;
+        let answer = sent.map_err(FeedError::Unreachable)?;
+        let fit = |head: &HeadJson| Head::try_from(head).map_err(|_| self.unfit());
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok((fit(&self.read::<HeadJson>(&answer.body)?)?, None)),
+            status if status.is_success() => {
+                let LookupJson { head, row } = self.read(&answer.body)?;
+                Ok((fit(&head)?, Some(Row::try_from(&row).map_err(|_| self.unfit())?)))
+            }
+            _ => Err(self.complaint(&answer)),
+        }
+    }
+}
+
+impl Native {
+    /// Passes batches on as they come: all events up to one with an id.
+    async fn pass_on(
+        &self,
+        mut body: Incoming,
+        mut after: Position,
+        sink: &mpsc::Sender<(Revision, Changes)>,
+    ) -> FeedError {
+        let mut events = Events::default();
+        let mut batch = Vec::new();
+        loop {
+            let bytes = match tokio::time::timeout(SILENCE_MAX, body.frame()).await {
+                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+                Ok(Some(Err(error))) => {
+                    return self.malformed(format!("the stream broke: {error}"));
+                }
+                Ok(None) => return self.malformed("the stream has ended"),
+                Err(_) => return self.malformed("the stream is silent"),
+            };
+            events.push(&bytes);
+            while let Some(event) = events.next() {
+                let Ok(event) = event else { return self.malformed("an event is too long") };
+                if event.name != "heartbeat" {
+                    let change = serde_json::from_str::<ChangeJson>(&event.data).ok();
+                    match change.and_then(|change| (&change).try_into().ok()) {
+                        Some(change) => batch.push(change),
+                        // A kind of change that only a later version knows.
+                        None if !KNOWN.contains(&event.name.as_str()) => {}
+                        None => return self.unfit(),
+                    }
+                }
+                let Some(id) = event.id else { continue };
+                let Ok(position) = id.parse::<Position>() else { return self.unfit() };
+                let from = std::mem::replace(&mut after, position.clone());
+                let head = Head {
+                    position: position.clone(),
+                    disputed: false,
+                    accepts: Vec::new(),
+                    began: self.clock.now().wall,
+                };
+                let changes = Changes { changes: std::mem::take(&mut batch), position, head };
+                if sink.send((from.revision, changes)).await.is_err() {
+                    return self.malformed("nobody listens any more");
+                }
+            }
+        }
+    }
+}
+
+/// Server-sent events out of pieces of a stream (WHATWG HTML section 9.2), as far as the admin API
+/// uses them.
+#[derive(Default)]
+struct Events {
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct SentEvent {
+    name: String,
+    data: String,
+    id: Option<String>,
+}
+
+/// An event that is longer than any of ours.
+#[derive(Debug, PartialEq, Eq)]
+struct TooLong;
+
+impl Events {
+    fn push(&mut self, bytes: &Bytes) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole event; comments alone are none.
+    fn next(&mut self) -> Option<Result<SentEvent, TooLong>> {
+        loop {
+            let Some(end) = memchr::memmem::find(&self.buffer, b"\n\n") else {
+                return (self.buffer.len() > EVENT_BYTES_MAX).then_some(Err(TooLong));
+            };
+            let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
+            let text = String::from_utf8_lossy(&event);
+            let mut sent = SentEvent::default();
+            for line in text.lines() {
+                let (field, value) = line.split_once(':').unwrap_or((line, ""));
+                let value = value.strip_prefix(' ').unwrap_or(value);
+                match field {
+                    "event" => sent.name = value.to_owned(),
+                    "data" => sent.data += value,
+                    "id" => sent.id = Some(value.to_owned()),
+                    _ => {}
+                }
+            }
+            if sent != SentEvent::default() {
+                return Some(Ok(sent));
+            }
+        }
+    }
+}
+
+const KNOWN: [&str; 3] = ["credential", "deleted", "tenant"];
+const OPEN_TIME: Duration = Duration::from_secs(5);
+/// Three heartbeats.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+const EVENT_BYTES_MAX: usize = 1 << 20;
+const COMPLAINT_BYTES_MAX: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_however_they_are_cut() {
+        let text = b": hello\n\nevent: credential\ndata: {\"a\":1}\n\nevent: heartbeat\ndata: {}\nid: h:1:00\n\n";
+        for size in 1..text.len() {
+            let mut events = Events::default();
+            let mut read = Vec::new();
+            for piece in text.chunks(size) {
+                events.push(&Bytes::copy_from_slice(piece));
+                while let Some(event) = events.next() {
+                    read.push(event.expect("short"));
+                }
+            }
+            assert_eq!(read.len(), 2, "in pieces of {size}");
+            assert_eq!((&*read[0].name, &*read[0].data), ("credential", "{\"a\":1}"));
+            assert_eq!((&read[0].id, read[1].id.as_deref()), (&None, Some("h:1:00")));
+        }
+    }
+
+    #[test]
+    fn an_endless_event_is_refused() {
+        let mut events = Events::default();
+        events.push(&Bytes::from(vec![b'x'; EVENT_BYTES_MAX + 1]));
+        assert_eq!(events.next(), Some(Err(TooLong)));
+    }
+}
