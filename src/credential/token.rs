@@ -53,6 +53,11 @@ impl TokenDigest {
         Some(Self(bytes))
     }
 
+    /// A digest as it was kept, by [`Self::as_bytes`].
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
