@@ -4,6 +4,7 @@
 
 pub mod memory;
 pub mod replicas;
+pub mod sqlite;
 
 use std::fmt;
 use std::sync::Arc;
