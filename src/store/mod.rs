@@ -5,6 +5,8 @@
 pub mod memory;
 pub mod replicas;
 pub mod sqlite;
+#[cfg(test)]
+mod suite;
 
 use std::fmt;
 use std::sync::Arc;
