@@ -6,12 +6,13 @@ mod rules;
 mod tokens;
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Now, Timestamp, Uptime};
 use crate::config::{AdminLimits, Role};
 use crate::credential::feed::{Changes, Gone, Head, Page, PageKey, Position, Report, TenantRow};
 use crate::credential::token::MintedToken;
@@ -24,7 +25,7 @@ use crate::store::{
     View, WriteError, Written,
 };
 pub use rules::Overlap;
-pub use tokens::{Token, Tokens};
+pub use tokens::{Rejected, Token, Tokens};
 
 /// The service under all dialects.
 pub struct Service {
@@ -34,6 +35,8 @@ pub struct Service {
     limits: ArcSwap<AdminLimits>,
     /// Tenants that the config names: they cannot be deleted.
     configured: ArcSwap<HashSet<TenantId>>,
+    /// When the present minute of failed logins began, and how many of it were audited.
+    failures: Mutex<(Uptime, u32)>,
     clock: Clock,
 }
 
@@ -117,7 +120,8 @@ pub enum Problem {
     RevisionUnknown {
         head: Revision,
     },
-    DigestTaken(PageKey),
+    /// By a credential that is named if the caller may know of it.
+    DigestTaken(Option<PageKey>),
     LimitReached(Vec<Record>),
     Rotated(CredentialId),
     /// Changes after a position are not to be had; list again.
@@ -173,6 +177,13 @@ pub struct Dispute {
     pub replicas: Vec<ReplicaState>,
 }
 
+/// What a credential is to be from now on; what is not named stays.
+#[derive(Clone, Debug, Default)]
+pub struct Patch {
+    pub status: Option<Status>,
+    pub label: Option<String>,
+}
+
 impl Service {
     pub fn new(
         store: Arc<dyn Store>,
@@ -182,7 +193,8 @@ impl Service {
         clock: Clock,
     ) -> Self {
         let (limits, configured) = (ArcSwap::from_pointee(limits), ArcSwap::default());
-        Self { store, replicas, tokens, limits, configured, clock }
+        let failures = Mutex::new((clock.now().boot, 0));
+        Self { store, replicas, tokens, limits, configured, failures, clock }
     }
 
     pub fn tokens(&self) -> &Arc<Tokens> {
@@ -219,6 +231,44 @@ impl Service {
         Ok(())
     }
 
+    /// Whose token it is. A failed login is audited, as far as strangers may make us write.
+    pub async fn authenticate(
+        &self,
+        token: &[u8],
+        peer: IpAddr,
+        request_id: String,
+    ) -> Result<Caller, Problem> {
+        let now = self.clock.now();
+        let address = peer.to_canonical().to_string();
+        match self.tokens.authenticate(token, peer, &now) {
+            Ok(token) => Ok(Caller { token, peer: address, request_id }),
+            Err(Rejected::Limited { retry_after }) => Err(Problem::LoginsLimited { retry_after }),
+            Err(Rejected::Unknown) => {
+                if self.is_to_be_audited(&now) {
+                    let entry = AuditEntry {
+                        actor: "-".to_owned(),
+                        peer: address,
+                        request_id,
+                        ..self.own_entry("login.fail", None)
+                    };
+                    if let Err(failed) = self.store.append_audit(entry).await {
+                        tracing::warn!("a failed login could not be audited: {failed}");
+                    }
+                }
+                Err(Problem::Unauthenticated)
+            }
+        }
+    }
+
+    fn is_to_be_audited(&self, now: &Now) -> bool {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.boot.since(failures.0) >= FAILURES_TIME {
+            *failures = (now.boot, 0);
+        }
+        failures.1 += 1;
+        failures.1 <= FAILURES_AUDITED
+    }
+
     // Credentials.
 
     pub async fn create(
@@ -236,7 +286,8 @@ impl Service {
         let most = self.limits.load().credentials_per_tenant;
         let (digest, new) = (record.credential.digest, record.clone());
         let decide = Box::new(move |view: &View| rules::create(view, &new, most));
-        let written = self.write(tenant, Some(digest), false, audit, decide).await?;
+        let written = self.write(tenant, Some(digest), false, audit, decide).await;
+        let written = written.map_err(|problem| problem.seen_by(caller))?;
         let record = Record { revision: written.head.position.revision, ..record };
         Ok(Created { record, secret: minted })
     }
@@ -273,26 +324,30 @@ impl Service {
         key: &PageKey,
         status: Status,
     ) -> Result<Changed, Problem> {
-        let (right, action) = match status {
-            Status::Disabled => (Right::Disable, "credential.disable"),
-            Status::Enabled => (Right::Change, "credential.enable"),
-        };
-        caller.may_in(right, &key.0)?;
-        let id = key.1.clone();
-        let decide = move |view: &View| rules::set_status(view, &id, status);
-        self.change(caller, key, action, status == Status::Disabled, decide).await
+        self.patch(caller, key, Patch { status: Some(status), label: None }).await
     }
 
-    pub async fn set_label(
+    /// Changes status and label, together if both are named.
+    pub async fn patch(
         &self,
         caller: &Caller,
         key: &PageKey,
-        label: &str,
+        patch: Patch,
     ) -> Result<Changed, Problem> {
-        caller.may_in(Right::Change, &key.0)?;
-        let (id, label) = (key.1.clone(), checked_label(label)?.to_owned());
-        let decide = move |view: &View| rules::set_label(view, &id, &label);
-        self.change(caller, key, "credential.label", false, decide).await
+        let restricts = patch.status == Some(Status::Disabled);
+        let right = if restricts && patch.label.is_none() { Right::Disable } else { Right::Change };
+        caller.may_in(right, &key.0)?;
+        if let Some(label) = &patch.label {
+            checked_label(label)?;
+        }
+        let action = match patch.status {
+            Some(Status::Disabled) => "credential.disable",
+            Some(Status::Enabled) => "credential.enable",
+            None => "credential.label",
+        };
+        let id = key.1.clone();
+        let decide = move |view: &View| rules::patch(view, &id, &patch);
+        self.change(caller, key, action, restricts, decide).await
     }
 
     pub async fn delete(&self, caller: &Caller, key: &PageKey) -> Result<Revision, Problem> {
@@ -333,11 +388,15 @@ impl Service {
     }
 
     /// Declares a tenant; whether it is new.
-    pub async fn put_tenant(&self, caller: &Caller, tenant: &TenantId) -> Result<bool, Problem> {
+    pub async fn put_tenant(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+    ) -> Result<(TenantRow, bool), Problem> {
         caller.may_in(Right::Change, tenant)?;
         let audit = self.entry(caller, "tenant.declare", tenant, None);
         let written = self.write(tenant, None, false, audit, Box::new(rules::declare)).await?;
-        Ok(written.changed)
+        Ok((self.declared(tenant).await?, written.changed))
     }
 
     pub async fn delete_tenant(
@@ -466,6 +525,7 @@ impl Service {
         let replicas = self.replicas.all(&self.clock.now()).await?;
         let mut would_revive: Vec<_> =
             replicas.iter().flat_map(|replica| replica.would_revive.iter().cloned()).collect();
+        would_revive.retain(|(tenant, _)| caller.token.sees(tenant));
         would_revive.sort();
         would_revive.dedup();
         Ok(Dispute { head, would_revive, replicas })
@@ -488,20 +548,24 @@ impl Service {
         Ok(self.store.backup(to).await?)
     }
 
+    /// Entries after a number, and the number after which there are more.
     pub async fn audit(
         &self,
         caller: &Caller,
         after: u64,
         rows: usize,
-    ) -> Result<Vec<AuditRow>, Problem> {
+    ) -> Result<(Vec<AuditRow>, Option<u64>), Problem> {
         caller.may(Right::See)?;
-        let mut found = self.store.audit(after, rows).await?;
+        let mut found = self.store.audit(after, rows + 1).await?;
+        let more = found.len() > rows;
+        found.truncate(rows);
+        let next = found.last().filter(|_| more).map(|row| row.number);
         found.retain(|row| {
             caller.token.tenants.is_none() || {
                 row.tenant.as_ref().is_some_and(|tenant| caller.token.sees(tenant))
             }
         });
-        Ok(found)
+        Ok((found, next))
     }
 
     /// Work for about once a minute.
@@ -704,6 +768,10 @@ impl Service {
     }
 }
 
+/// Failed logins of a minute that are audited, from wherever they come; the rest is counted.
+const FAILURES_AUDITED: u32 = 100;
+const FAILURES_TIME: Duration = Duration::from_secs(60);
+
 /// How long the log's texts are kept for followers that were away.
 const LOG_KEPT: Duration = Duration::from_secs(48 * 3600);
 
@@ -715,9 +783,19 @@ impl Problem {
                 Self::TenantUnknown(tenant.clone())
             }
             (Denied::TenantInUse, _) => Self::TenantInUse,
-            (Denied::DigestTaken(owner), _) => Self::DigestTaken(owner),
+            (Denied::DigestTaken(owner), _) => Self::DigestTaken(Some(owner)),
             (Denied::LimitReached(records), _) => Self::LimitReached(records),
             (Denied::Rotated(successor), _) => Self::Rotated(successor),
+        }
+    }
+
+    /// Without what is not the caller's to know.
+    fn seen_by(self, caller: &Caller) -> Self {
+        match self {
+            Self::DigestTaken(owner) => {
+                Self::DigestTaken(owner.filter(|(tenant, _)| caller.token.sees(tenant)))
+            }
+            other => other,
         }
     }
 }

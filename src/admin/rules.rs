@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::Patch;
 use crate::clock::Timestamp;
 use crate::credential::{CredentialId, Expiry, Status};
 use crate::store::{Denied, Edit, Record, View};
@@ -18,22 +19,16 @@ pub fn create(view: &View, new: &Record, most: usize) -> Result<Vec<Edit>, Denie
     Ok(vec![Edit::Put(new.clone())])
 }
 
-pub fn set_status(view: &View, id: &CredentialId, status: Status) -> Result<Vec<Edit>, Denied> {
+pub fn patch(view: &View, id: &CredentialId, patch: &Patch) -> Result<Vec<Edit>, Denied> {
     let record = known(view, id)?;
-    if record.credential.status == status {
-        return Ok(Vec::new());
-    }
     let mut changed = record.clone();
-    changed.credential.status = status;
-    Ok(vec![Edit::Put(changed)])
-}
-
-pub fn set_label(view: &View, id: &CredentialId, label: &str) -> Result<Vec<Edit>, Denied> {
-    let record = known(view, id)?;
-    if record.label == label {
-        return Ok(Vec::new());
+    if let Some(status) = patch.status {
+        changed.credential.status = status;
     }
-    Ok(vec![Edit::Put(Record { label: label.to_owned(), ..record.clone() })])
+    if let Some(label) = &patch.label {
+        changed.label.clone_from(label);
+    }
+    Ok(if changed == *record { Vec::new() } else { vec![Edit::Put(changed)] })
 }
 
 pub fn delete(view: &View, id: &CredentialId) -> Result<Vec<Edit>, Denied> {
@@ -233,8 +228,9 @@ mod tests {
     #[test]
     fn what_is_so_already_needs_no_edit() {
         let view = view(vec![record("a", NOW)]);
-        assert!(set_status(&view, &id("a"), Status::Enabled).expect("known").is_empty());
-        assert_eq!(set_status(&view, &id("a"), Status::Disabled).expect("known").len(), 1);
+        let set = |status| patch(&view, &id("a"), &Patch { status: Some(status), label: None });
+        assert!(set(Status::Enabled).expect("known").is_empty());
+        assert_eq!(set(Status::Disabled).expect("known").len(), 1);
         assert!(set_synchronization(&view, Status::Enabled).expect("declared").is_empty());
         assert!(declare(&view).expect("possible").is_empty());
         assert_eq!(delete_tenant(&view).err(), Some(Denied::TenantInUse));
