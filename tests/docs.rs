@@ -1,5 +1,5 @@
-//! The config reference and the schema in `docs/` are what the types say. `UPDATE=1` writes them
-//! anew.
+//! The config reference, the schema and the admin API's description in `docs/` are what the types
+//! say. `UPDATE=1` writes them anew.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -20,6 +20,11 @@ fn check(name: &str, now: &str) {
 #[test]
 fn the_schema_is_the_types() {
     check("proxy.schema.json", &(Config::schema() + "\n"));
+}
+
+#[test]
+fn the_admin_api_is_as_described() {
+    check("openapi.json", &scim_guard::admin::native::openapi());
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub config_last_reload_success_time: Gauge,
     pub config_hash: GaugeVec,
     pub access_lines_dropped: IntCounter,
+    pub admin_requests: IntCounterVec,
+    pub admin_login_failures: IntCounterVec,
 }
 
 impl Metrics {
@@ -150,6 +152,16 @@ impl Metrics {
             access_lines_dropped: make.counter(
                 "access_lines_dropped_total",
                 "Access lines lost because standard output was not read.",
+            ),
+            admin_requests: make.counters(
+                "admin_requests_total",
+                "Requests to the admin API; `action` is the operation's id.",
+                &["action", "status"],
+            ),
+            admin_login_failures: make.counters(
+                "admin_login_failures_total",
+                "Tokens that open nothing, and those not looked at after too many of them.",
+                &["reason"],
             ),
             registry: make.0,
             process: process(),
