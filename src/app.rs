@@ -1,28 +1,35 @@
 //! Wiring: makes the parts from a config, replaces them at a reload, and takes them down in order.
 
+mod admin;
 mod certificates;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 
-use crate::authority::Authority;
-use crate::authority::files::{Follower, INTERVAL};
+use crate::authority::drive::Driver;
+use crate::authority::files::{self, INTERVAL};
+use crate::authority::follow::{Follower, Terms};
+use crate::authority::{ASKS_MAX, Applier, Authority};
 use crate::clock::Clock;
-use crate::config::{self, Config, Limits};
+use crate::config::{self, Config, Limits, Source};
 use crate::ops::Ops;
 use crate::proxy::{Proxy, Settings, Shared};
 use crate::server::{Acceptor, Face, Tls, bind};
+use crate::source::Feed;
+use crate::source::embedded::Embedded;
+use crate::source::native::Native;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use admin::{AdminFace, Core};
 use certificates::{Certificates, Watched};
 
 /// The running product. Must be made and used within a tokio runtime.
@@ -33,7 +40,9 @@ pub struct App {
     metrics: Arc<Metrics>,
     draining: Arc<AtomicBool>,
     proxy: Option<ProxyFace>,
+    admin: Option<AdminFace>,
     ops: Option<OpsFace>,
+    driver: Option<Driver>,
     certificates: Arc<Certificates>,
     minder: Minder,
     log_end: Receiver<()>,
@@ -66,7 +75,7 @@ impl std::error::Error for Failure {}
 
 impl App {
     /// Starts everything that the config names. Access lines go to `access`.
-    pub fn start(
+    pub async fn start(
         config: Config,
         clock: Clock,
         access: impl io::Write + Send + 'static,
@@ -78,13 +87,28 @@ impl App {
         // All that can fail comes before the first thread.
         let settings =
             config.proxy.as_ref().map(|proxy| settings(proxy, &config.log)).transpose()?;
-        let (doors, watched) = doors(config.proxy.as_ref())?;
+        let Doors { proxy: doors, admin: admin_tls, watched } = doors(&config)?;
         let listeners: Vec<_> =
             doors.into_iter().map(Door::bind).collect::<Result<_, Failure>>()?;
-        let ops_listener = match &config.ops {
-            Some(ops) => Some(bind_for("ops.listen", ops.listen.0)?),
+        let bind = |key, address: config::value::Address| bind_for(key, address.0);
+        let ops_listener =
+            config.ops.as_ref().map(|it| bind("ops.listen", it.listen)).transpose()?;
+        let admin_listener =
+            config.admin.as_ref().map(|it| bind("admin.listen", it.listen)).transpose()?;
+        let core = match &config.admin {
+            Some(admin) => Some(Core::open(&config, admin, &clock).await?),
             None => None,
         };
+        let feed = feed(&config, core.as_ref(), &clock, &metrics)?;
+        // There is no worker to wait for until the proxy is there.
+        let workers: Arc<OnceLock<Round>> = Arc::default();
+        let round = || {
+            let workers = Arc::clone(&workers);
+            move || workers.get().into_iter().for_each(|round| round())
+        };
+        let (credentials, known) = (&config.credentials, Arc::clone(&authority));
+        let files = files::Follower::start(credentials, known, clock.clone(), Arc::new(round()))
+            .map_err(|invalid| Failure(invalid.to_string()))?;
 
         let (log, log_end) = AccessLog::start(access, config.log.format, Arc::clone(&metrics));
         let proxy = config.proxy.as_ref().zip(settings).map(|(config, settings)| {
@@ -93,17 +117,29 @@ impl App {
             let shared = Arc::new(Shared { settings, clock, metrics });
             ProxyFace::start(config, shared, &authority, log)
         });
-        let round: Arc<dyn Fn() + Send + Sync> = match &proxy {
-            Some(proxy) => Arc::new(proxy.face.round()),
-            None => Arc::new(|| {}),
-        };
-        let follower =
-            Follower::start(&config.credentials, Arc::clone(&authority), clock.clone(), round)
-                .map_err(|invalid| Failure(invalid.to_string()))?;
-        let minded = proxy.as_ref().map(|proxy| Arc::clone(&proxy.shared));
+        if let Some(proxy) = &proxy {
+            let made = workers.set(Box::new(proxy.face.round()));
+            assert!(made.is_ok(), "workers are made once");
+        }
+        let driver = feed.map(|feed| {
+            let applier = Applier::new(Arc::clone(&authority), Box::new(round()));
+            let follower = Follower::new(applier, terms(&config), &clock.now());
+            let (asks, wanted) = tokio::sync::mpsc::channel(ASKS_MAX);
+            authority.answer_by(asks);
+            Driver::start(feed, follower, clock.clone(), wanted)
+        });
+        let admin = core
+            .zip(admin_listener)
+            .map(|(core, listener)| AdminFace::start(core, listener, admin_tls, &metrics));
         let certificates = Arc::new(Certificates::new(clock.clone(), Arc::clone(&metrics)));
         certificates.replace(watched);
-        let minder = Minder::start(follower, clock.clone(), minded, Arc::clone(&certificates));
+        let minder = Minder::start(Minded {
+            files,
+            clock: clock.clone(),
+            proxy: proxy.as_ref().map(|proxy| Arc::clone(&proxy.shared)),
+            admin: admin.as_ref().map(|admin| Arc::clone(admin.service())),
+            certificates: Arc::clone(&certificates),
+        });
 
         let ops = ops_listener.map(|listener| {
             let (authority, metrics) = (Arc::clone(&authority), Arc::clone(&metrics));
@@ -118,7 +154,9 @@ impl App {
             metrics,
             draining,
             proxy,
+            admin,
             ops,
+            driver,
             certificates,
             minder,
             log_end,
@@ -128,6 +166,11 @@ impl App {
         }
         app.tell_config();
         Ok(app)
+    }
+
+    /// The admin API of this process.
+    pub fn admin(&self) -> Option<&Arc<crate::admin::Service>> {
+        self.admin.as_ref().map(AdminFace::service)
     }
 
     /// Whether there is a table to decide by.
@@ -141,19 +184,23 @@ impl App {
 
     /// Puts a new config into force: loads, builds and binds all of it first, so that one that
     /// fails changes nothing.
-    pub fn reload(&mut self, new: Result<Config, String>) -> Result<(), Failure> {
-        let outcome = new.map_err(Failure).and_then(|new| self.replace(new));
+    pub async fn reload(&mut self, new: Result<Config, String>) -> Result<(), Failure> {
+        let outcome = match new {
+            Ok(new) => self.replace(new).await,
+            Err(what) => Err(Failure(what)),
+        };
         self.metrics.config_last_reload_successful.set(i64::from(outcome.is_ok()));
         outcome
     }
 
-    fn replace(&mut self, new: Config) -> Result<(), Failure> {
+    async fn replace(&mut self, new: Config) -> Result<(), Failure> {
         if let Some(key) = self.config.restart_needed(&new) {
             return Err(Failure(format!("{key} has changed, which needs a restart")));
         }
+        let Doors { proxy: doors, admin: admin_tls, watched } = doors(&new)?;
+        let prepared = new.admin.as_ref().map(AdminFace::prepare).transpose()?;
         if let (Some(proxy), Some(config)) = (&mut self.proxy, &new.proxy) {
             let settings = settings(config, &new.log)?;
-            let (doors, watched) = doors(Some(config))?;
             let mut superfluous: Vec<_> = proxy.acceptors.iter().map(|(it, _)| *it).collect();
             let (mut kept, mut bound) = (Vec::new(), Vec::new());
             for door in doors {
@@ -167,9 +214,15 @@ impl App {
             }
             proxy.shared.settings.store(Arc::new(settings));
             proxy.limits.store(Arc::new(config.limits.clone()));
-            self.certificates.replace(watched);
             proxy.keep(kept);
             bound.into_iter().for_each(|(door, listener)| proxy.accept(door, listener));
+        }
+        self.certificates.replace(watched);
+        if let (Some(face), Some(admin), Some(prepared)) = (&self.admin, &new.admin, prepared) {
+            face.reconfigure(&new, admin, prepared, admin_tls).await;
+        }
+        if let Some(driver) = &self.driver {
+            driver.reconfigure(terms(&new));
         }
         self.authority.reconfigure(&new.credentials);
         self.config = new;
@@ -189,18 +242,24 @@ impl App {
     /// requests finish until `drain.deadline`. Whether none was cut off.
     pub async fn drain(&self, hurried: bool) -> bool {
         self.draining.store(true, Ordering::Relaxed);
-        let Some((proxy, config)) = self.proxy.as_ref().zip(self.config.proxy.as_ref()) else {
-            return true;
-        };
-        if !hurried {
-            proxy.face.leave();
-            tokio::time::sleep(config.drain.delay.0).await;
+        let mut finished = true;
+        if let Some((proxy, config)) = self.proxy.as_ref().zip(self.config.proxy.as_ref()) {
+            if !hurried {
+                proxy.face.leave();
+                tokio::time::sleep(config.drain.delay.0).await;
+            }
+            let acceptors = proxy.acceptors.iter().map(|(_, acceptor)| acceptor);
+            finished = proxy.face.drain(acceptors, config.drain.deadline.0).await;
+            if !finished {
+                let connections = proxy.face.connections();
+                tracing::error!(connections, "drain.deadline has passed; what is left is cut off");
+            }
         }
-        let acceptors = proxy.acceptors.iter().map(|(_, acceptor)| acceptor);
-        let finished = proxy.face.drain(acceptors, config.drain.deadline.0).await;
-        if !finished {
-            let connections = proxy.face.connections();
-            tracing::error!(connections, "drain.deadline has passed; what is left is cut off");
+        if let Some(admin) = &self.admin
+            && !admin.drain(ADMIN_DRAIN).await
+        {
+            tracing::warn!("the admin API's last requests are cut off");
+            finished = false;
         }
         finished
     }
@@ -208,11 +267,18 @@ impl App {
     /// Ends all threads and waits until the last line is written.
     pub async fn stop(self) {
         self.minder.stop();
-        if let Some(ops) = self.ops {
-            ops.face.end([ops.acceptor]).await;
-        }
         if let Some(proxy) = self.proxy {
             proxy.face.end(proxy.acceptors.into_iter().map(|(_, acceptor)| acceptor)).await;
+        }
+        // Nothing is decided here any more, which the admin API may be told.
+        if let Some(driver) = self.driver {
+            driver.stop();
+        }
+        if let Some(admin) = self.admin {
+            admin.stop().await;
+        }
+        if let Some(ops) = self.ops {
+            ops.face.end([ops.acceptor]).await;
         }
         if self.log_end.recv_timeout(LOG_PATIENCE) == Err(RecvTimeoutError::Timeout) {
             tracing::error!("standard output is not read; the last access lines are lost");
@@ -221,6 +287,40 @@ impl App {
 }
 
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+/// For what the admin API still answers when we leave.
+const ADMIN_DRAIN: Duration = Duration::from_secs(5);
+
+/// Returns once every worker has come round its loop.
+type Round = Box<dyn Fn() + Send + Sync>;
+
+fn terms(config: &Config) -> Terms {
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Terms::new(config.replica.name.clone().unwrap_or_else(host), &config.credentials)
+}
+
+/// The admin API that is followed, if the source is one.
+fn feed(
+    config: &Config,
+    core: Option<&Core>,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<dyn Feed>>, Failure> {
+    let instance = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    Ok(match config.credentials.source {
+        Source::File => None,
+        Source::Embedded => {
+            let core = core.expect("a checked config has an admin section");
+            let (store, replicas) = (Arc::clone(&core.store), Arc::clone(&core.replicas));
+            Some(Arc::new(Embedded::new(store, replicas, instance, clock.clone())))
+        }
+        Source::Native => {
+            let native = config.credentials.native.as_ref().expect("a checked config has it");
+            let native = Native::new(native, instance, clock.clone(), Arc::clone(metrics));
+            let failed = |what| Failure(format!("credentials.native: {what}"));
+            Some(Arc::new(native.map_err(failed)?))
+        }
+    })
+}
 
 fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<Settings, Failure> {
     Settings::new(proxy, log).map_err(|faults| Failure(faults.join("\n")))
@@ -239,24 +339,41 @@ impl Door {
     }
 }
 
-/// The doors of the proxy, with the files of those that have some read.
-fn doors(proxy: Option<&config::Proxy>) -> Result<(Vec<Door>, Vec<Watched>), Failure> {
+/// All doors, with the files of those that have some read.
+struct Doors {
+    proxy: Vec<Door>,
+    admin: Option<Arc<Tls>>,
+    watched: Vec<Watched>,
+}
+
+fn doors(config: &Config) -> Result<Doors, Failure> {
     let (mut doors, mut watched, mut faults) = (Vec::new(), Vec::new(), Vec::new());
-    let listeners = proxy.into_iter().flat_map(|proxy| &proxy.listeners);
+    let mut load = |tls: Option<&config::tls::Tls>, place: &str, address| match tls
+        .map(|tls| Watched::load(tls, place, address))
+        .transpose()
+    {
+        Ok(loaded) => {
+            let tls = loaded.as_ref().map(|it| Arc::clone(&it.tls));
+            watched.extend(loaded);
+            tls
+        }
+        Err(told) => {
+            faults.extend(told);
+            None
+        }
+    };
+    let listeners = config.proxy.iter().flat_map(|proxy| &proxy.listeners);
     for (index, listener) in listeners.enumerate() {
         let place = format!("proxy.listeners[{index}].tls");
-        let load = |tls| Watched::load(tls, &place, listener.address);
-        let mut door = Door { address: listener.address.0, tls: None };
-        match listener.tls.as_ref().map(load).transpose() {
-            Ok(loaded) => {
-                door.tls = loaded.as_ref().map(|it| Arc::clone(&it.tls));
-                watched.extend(loaded);
-            }
-            Err(told) => faults.extend(told),
-        }
-        doors.push(door);
+        let tls = load(listener.tls.as_ref(), &place, listener.address);
+        doors.push(Door { address: listener.address.0, tls });
     }
-    if faults.is_empty() { Ok((doors, watched)) } else { Err(Failure(faults.join("\n"))) }
+    let admin = config.admin.as_ref();
+    let admin = admin.and_then(|admin| load(admin.tls.as_ref(), "admin.tls", admin.listen));
+    match faults.is_empty() {
+        true => Ok(Doors { proxy: doors, admin, watched }),
+        false => Err(Failure(faults.join("\n"))),
+    }
 }
 
 fn bind_for(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -333,22 +450,35 @@ struct Minder {
     thread: JoinHandle<()>,
 }
 
+/// What the minder looks after.
+struct Minded {
+    files: files::Follower,
+    clock: Clock,
+    proxy: Option<Arc<Shared>>,
+    admin: Option<Arc<crate::admin::Service>>,
+    certificates: Arc<Certificates>,
+}
+
+impl Minded {
+    fn look(&mut self) {
+        self.clock.settle();
+        self.files.poll();
+        if let Some(proxy) = &self.proxy {
+            proxy.settings.load().refresh_secrets();
+        }
+        if let Some(admin) = &self.admin {
+            admin.tokens().refresh();
+        }
+        self.certificates.poll();
+    }
+}
+
 impl Minder {
-    fn start(
-        mut follower: Follower,
-        clock: Clock,
-        proxy: Option<Arc<Shared>>,
-        certificates: Arc<Certificates>,
-    ) -> Self {
+    fn start(mut minded: Minded) -> Self {
         let (stop, stopped) = channel();
         let mind = move || {
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                clock.settle();
-                follower.poll();
-                if let Some(proxy) = &proxy {
-                    proxy.settings.load().refresh_secrets();
-                }
-                certificates.poll();
+                minded.look();
             }
         };
         let thread = std::thread::Builder::new().name("minder".into()).spawn(mind);

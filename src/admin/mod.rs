@@ -3,7 +3,7 @@
 
 pub mod native;
 mod rules;
-mod tokens;
+pub mod tokens;
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -1,7 +1,11 @@
 //! Who may use the admin API: named tokens, known by their digests, with a role and an end.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +16,10 @@ use tokio::sync::watch;
 use crate::clock::{Now, Timestamp, Uptime};
 use crate::config::value::SecretRef;
 use crate::config::{AdminToken, Role, read_secret};
+use crate::credential::token::MintedToken;
 use crate::credential::{TenantId, TokenDigest};
 use crate::source::watch::{Step, Tracked};
-use crate::store::StoredToken;
+use crate::store::{Store, StoredToken};
 
 /// One token, in the only form that is kept.
 #[derive(Debug, PartialEq, Eq)]
@@ -206,6 +211,43 @@ impl Tokens {
     }
 }
 
+/// Where the operator's token of the first start is.
+pub fn file_beside(store: &Path) -> PathBuf {
+    store.with_file_name("admin.token")
+}
+
+/// Makes an operator's token for a store that has none, which is one on its first start. The file
+/// is on disk before the store knows the token, so a crash in between leaves a file that is taken
+/// up at the next start.
+pub async fn first_operator(store: &dyn Store, file: &Path) -> Result<(), String> {
+    if !store.stored_tokens().await.map_err(|failed| failed.0)?.is_empty() {
+        return Ok(());
+    }
+    let place = file.display();
+    let told = |error: io::Error| format!("{place}: the operator's token cannot be kept: {error}");
+    let digest = match File::options().write(true).create_new(true).mode(0o600).open(file) {
+        Ok(mut made) => {
+            let token = MintedToken::mint_admin();
+            writeln!(made, "{}", token.reveal()).and_then(|()| made.sync_all()).map_err(told)?;
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = File::open(folder.unwrap_or(Path::new("."))).and_then(|it| it.sync_all());
+            folder.map_err(told)?;
+            tracing::info!(file = %place, "made the operator's token for the admin API");
+            token.digest()
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let secret = read_secret(&SecretRef::File(file.to_owned()))?;
+            tracing::info!(file = %place, "took up the operator's token that was here");
+            digest_of(secret.as_bytes()).map_err(|what| {
+                format!("{place}: {what}: take the file away to have another one made")
+            })?
+        }
+        Err(error) => return Err(told(error)),
+    };
+    let token = StoredToken { name: "first-operator".to_owned(), digest };
+    store.put_token(&token).await.map_err(|failed| failed.0)
+}
+
 /// A configured token that was read.
 #[derive(Debug)]
 pub struct Loaded {
@@ -235,7 +277,7 @@ mod tests {
     const SECRET: &str = "a-token-of-twenty-characters";
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    fn tokens(folder: &std::path::Path, expires: Option<Timestamp>) -> Tokens {
+    fn tokens(folder: &Path, expires: Option<Timestamp>) -> Tokens {
         let path = folder.join("token");
         std::fs::write(&path, format!("{SECRET}\n")).expect("written");
         let config = AdminToken {
@@ -299,6 +341,35 @@ mod tests {
         assert!(tokens.authenticate(SECRET.as_bytes(), PEER, &clock.now()).is_ok());
         clock.advance(WINDOW);
         assert_eq!(guess(PEER), Err(Rejected::Unknown));
+    }
+
+    #[tokio::test]
+    async fn the_first_operators_token_is_made_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("admin.token");
+        let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        let store = crate::store::memory::Memory::new(clock.now().wall);
+        first_operator(&store, &file).await.expect("made");
+        let secret = std::fs::read_to_string(&file).expect("written");
+        let tokens = Tokens::new(store.stored_tokens().await.expect("kept"));
+        let token = tokens.authenticate(secret.trim().as_bytes(), PEER, &clock.now());
+        assert_eq!(token.expect("known").role, Role::Operator);
+
+        std::fs::remove_file(&file).expect("removed");
+        first_operator(&store, &file).await.expect("nothing to do");
+        assert!(!file.exists(), "never again beside a store that has one");
+
+        // The store was not told before the crash.
+        std::fs::write(&file, &secret).expect("written");
+        let other = crate::store::memory::Memory::new(clock.now().wall);
+        first_operator(&other, &file).await.expect("taken up");
+        assert_eq!(
+            other.stored_tokens().await.expect("kept"),
+            store.stored_tokens().await.expect("kept")
+        );
+        std::fs::write(&file, "short").expect("written");
+        let third = crate::store::memory::Memory::new(clock.now().wall);
+        assert!(first_operator(&third, &file).await.expect_err("refused").contains("too short"));
     }
 
     #[test]

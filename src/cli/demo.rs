@@ -2,21 +2,25 @@
 //! a temporary folder that goes with it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::Method;
 use tokio::net::TcpListener;
 
 use super::sample::{self, Sample};
 use super::serve::{Signals, control_runtime, leave};
 use crate::app::App;
 use crate::clock::Clock;
+use crate::config::value::{AdminUrl, SecretRef};
 use crate::config::{Config, Level, Limits, Log, LogFormat};
 use crate::credential::token::MintedToken;
 use crate::server::timer::TICK;
 use crate::server::{Face, bind};
+use crate::source::client::Client;
 use crate::telemetry::Diagnostics;
 use crate::telemetry::metrics::Metrics;
 
@@ -32,13 +36,18 @@ pub fn run() -> Result<ExitCode, String> {
 
 async fn show(folder: &Path) -> Result<ExitCode, String> {
     let mut signals = Signals::new()?;
-    let (live, expired) = (MintedToken::mint(), MintedToken::mint());
-    let (proxy, backend, ops) = (free_port(8080)?, bind_free(9000)?, free_port(9090)?);
-    let backend_address = address(&backend)?;
-    write(folder, "credentials.yaml", &credentials(&live, &expired))?;
-    write(folder, "deny.yaml", "[]\n")?;
-    let text = config(proxy, backend_address, ops);
-    let config = Config::parse(&text, folder).map_err(|faults| format!("{faults:?}"))?;
+    let backend = bind_free(9000)?;
+    let places = Places {
+        proxy: free_port(8080)?,
+        backend: address(&backend)?,
+        admin: free_port(8081)?,
+        ops: free_port(9090)?,
+        token: folder.join("admin.token"),
+        deny: folder.join("deny.yaml"),
+    };
+    std::fs::write(&places.deny, "[]\n")
+        .map_err(|error| format!("cannot write {}: {error}", places.deny.display()))?;
+    let config = Config::parse(&places.config(), folder).map_err(|it| format!("{it:?}"))?;
 
     let limits = Arc::new(ArcSwap::from_pointee(Limits::default()));
     let sample = Sample::new();
@@ -46,73 +55,94 @@ async fn show(folder: &Path) -> Result<ExitCode, String> {
         Face::start("sample", 1, &limits, &Arc::new(Metrics::new()), move |_| sample.clone());
     let face = Arc::new(face);
     let _accepting = face.accept(backend, None);
-    let app = App::start(config, Clock::system(), std::io::stdout());
+    let app = App::start(config, Clock::system(), std::io::stdout()).await;
     let app = app.map_err(|failure| failure.to_string())?;
     while !app.is_loaded() {
         tokio::time::sleep(TICK).await;
     }
 
-    let deny = folder.join("deny.yaml");
-    anstream::println!("{}", guide(proxy, backend_address, ops, &live, &expired, &deny));
+    let api = AdminUrl { secure: false, authority: places.admin.to_string() };
+    let api = Client::new(api, SecretRef::File(places.token.clone()), None)?;
+    let live = create(&api, "a day", "1d").await?;
+    let expired = create(&api, "a moment", "100ms").await?;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    anstream::println!("{}", places.guide(&live, &expired));
     // Nothing can be reloaded here: a hangup is the terminal that is closed.
     signals.next(None).await;
     leave(app, true, &mut signals).await
 }
 
-/// The demo's credentials: one that lives for a day, one that has expired.
-fn credentials(live: &MintedToken, expired: &MintedToken) -> String {
-    let now = Clock::system().now().wall;
-    let day = std::time::Duration::from_secs(86_400);
-    let row = |id: &str, token: &MintedToken, end: String| {
-        format!(
-            "- credential_id: {id}\n  tenant: {TENANT}\n  digest: {}\n  expire_time: {end}\n",
-            token.digest()
-        )
-    };
-    row(LIVE, live, now.plus(day).to_string())
-        + &row("scimcred-demo00000002", expired, now.to_string())
+struct Credential {
+    id: String,
+    secret: String,
+}
+
+/// Makes a credential as everybody does: through the admin API.
+async fn create(api: &Client, label: &str, life: &str) -> Result<Credential, String> {
+    let wanted = serde_json::json!({ "label": label, "expire_in": life });
+    let target = format!("/v1/tenants/{TENANT}/credentials");
+    let answer = api.send(Method::POST, &target, Some(&wanted)).await?;
+    if !answer.is_success() {
+        return Err(answer.complaint());
+    }
+    let made: serde_json::Value = serde_json::from_slice(&answer.body)
+        .map_err(|error| format!("the admin API's answer is no JSON: {error}"))?;
+    let text = |key: &str| made[key].as_str().unwrap_or_default().to_owned();
+    Ok(Credential { id: text("credential_id"), secret: text("secret") })
 }
 
 const TENANT: &str = "z-demo00000000";
-const LIVE: &str = "scimcred-demo00000001";
 
-fn config(proxy: SocketAddr, backend: SocketAddr, ops: SocketAddr) -> String {
-    let base = sample::BASE;
-    format!(
-        r#"
+/// Where everything is.
+struct Places {
+    proxy: SocketAddr,
+    backend: SocketAddr,
+    admin: SocketAddr,
+    ops: SocketAddr,
+    token: PathBuf,
+    deny: PathBuf,
+}
+
+impl Places {
+    fn config(&self) -> String {
+        let Self { proxy, backend, admin, ops, .. } = self;
+        let base = sample::BASE;
+        format!(
+            r#"
 proxy:
   listeners: [{{ address: "{proxy}" }}]
   routes:
     - {{ tenant: {TENANT}, path: {base}, upstream: {{ url: "http://{backend}{base}" }} }}
-credentials: {{ source: file, file: {{ path: credentials.yaml }}, deny: deny.yaml }}
+credentials: {{ source: embedded, deny: deny.yaml }}
+admin:
+  listen: "{admin}"
+  store: sqlite:admin.db
+  limits: {{ credentials_per_tenant: 10, expire_min: 100ms }}
 ops: {{ listen: "{ops}" }}
 log: {{ level: warn, format: text }}
 "#
-    )
-}
+        )
+    }
 
-fn guide(
-    proxy: SocketAddr,
-    backend: SocketAddr,
-    ops: SocketAddr,
-    live: &MintedToken,
-    expired: &MintedToken,
-    deny: &Path,
-) -> String {
-    let bold = anstyle::Style::new().bold();
-    let base = sample::BASE;
-    let curl = |token: &str| {
-        format!("curl -i -H 'Authorization: Bearer {token}' http://{proxy}{base}/Users")
-    };
-    let (pass, refused, ended) =
-        (curl(live.reveal()), curl(MintedToken::mint().reveal()), curl(expired.reveal()));
-    let deny = deny.display();
-    format!(
-        "\
+    fn guide(&self, live: &Credential, expired: &Credential) -> String {
+        let bold = anstyle::Style::new().bold();
+        let Self { proxy, backend, admin, ops, .. } = self;
+        let (base, deny, token) = (sample::BASE, self.deny.display(), self.token.display());
+        let program = std::env::current_exe().unwrap_or_else(|_| "scim-guard".into());
+        let program = program.display();
+        let curl = |token: &str| {
+            format!("curl -i -H 'Authorization: Bearer {token}' http://{proxy}{base}/Users")
+        };
+        let (pass, refused, ended) =
+            (curl(&live.secret), curl(MintedToken::mint().reveal()), curl(&expired.secret));
+        let id = &live.id;
+        format!(
+            "\
 {bold}scim-guard demo{bold:#}: all in this process, nothing left behind
 
   proxy    http://{proxy}{base}   checks the token of every request
   backend  http://{backend}{base}   a sample that keeps users in memory; not a real SCIM server
+  admin    http://{admin}   makes, disables and rotates credentials
   metrics  http://{ops}/metrics
 
 {bold}A live token passes{bold:#}
@@ -124,12 +154,18 @@ fn guide(
 {bold}An expired one is refused, and the answer says why{bold:#}
   {ended}
 
-{bold}Deny the live one: from the next second on it is refused too{bold:#}
-  printf -- '- credential_id: %s\\n' {LIVE} > {deny}
+{bold}Disable the live one, and wait until no replica accepts it any more{bold:#}
+  export SCIM_GUARD_ADMIN_URL=http://{admin} SCIM_GUARD_ADMIN_TOKEN=file:{token}
+  {program} credential disable {id} --wait
+  {program} credential enable {id} --wait
+
+{bold}Without any admin API: from the next second on the deny file refuses it{bold:#}
+  printf -- '- credential_id: %s\\n' {id} > {deny}
 
 Ctrl-C ends it. A line for each request follows.
 "
-    )
+        )
+    }
 }
 
 /// The port that the docs name, or any other if somebody has it.
@@ -145,9 +181,4 @@ fn free_port(port: u16) -> Result<SocketAddr, String> {
 
 fn address(listener: &TcpListener) -> Result<SocketAddr, String> {
     listener.local_addr().map_err(|error| format!("a listener without an address: {error}"))
-}
-
-fn write(folder: &Path, name: &str, content: &str) -> Result<(), String> {
-    std::fs::write(folder.join(name), content)
-        .map_err(|error| format!("cannot write {name} in the temporary folder: {error}"))
 }

@@ -22,11 +22,11 @@ pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
     let diagnostics = Diagnostics::start(&config.log);
     control_runtime()?.block_on(async {
         let mut signals = Signals::new()?;
-        let app = App::start(config, Clock::system(), std::io::stdout());
+        let app = App::start(config, Clock::system(), std::io::stdout()).await;
         let mut app = app.map_err(|failure| failure.to_string())?;
         let hurried = loop {
             match signals.next(watched.as_mut()).await {
-                Event::Reload => reload(&mut app, file, &diagnostics),
+                Event::Reload => reload(&mut app, file, &diagnostics).await,
                 Event::Leave { hurried } => break hurried,
             }
         };
@@ -44,8 +44,8 @@ pub fn control_runtime() -> Result<Runtime, String> {
         .map_err(|error| format!("cannot start: {error}"))
 }
 
-fn reload(app: &mut App, file: &ConfigFile, diagnostics: &Diagnostics) {
-    match app.reload(file.load()) {
+async fn reload(app: &mut App, file: &ConfigFile, diagnostics: &Diagnostics) {
+    match app.reload(file.load()).await {
         Ok(()) => {
             diagnostics.set_level(app.config().log.level);
             tracing::info!("config reloaded");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tls::Tls;
 use super::value::{Address, AdminUrl, Instant, SecretRef, Span, StoreRef, TenantName, rebase};
 
 /// The admin API that is followed.
@@ -40,8 +41,11 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// Cleartext only on loopback, unless `insecure_cleartext` is set. A change needs a restart.
+    /// Where to listen. A change needs a restart.
     pub listen: Address,
+    /// TLS, without which it listens on loopback only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// Serve without TLS beyond loopback. Whoever can listen there reads admin tokens and new
     /// secrets. Default: false.
     #[serde(default)]
@@ -153,6 +157,9 @@ impl Native {
 impl Admin {
     pub(super) fn rebase(&mut self, directory: &Path) {
         self.store.rebase(directory);
+        if let Some(tls) = &mut self.tls {
+            tls.rebase(directory);
+        }
         self.tokens.iter_mut().for_each(|token| token.token.rebase(directory));
     }
 }

@@ -193,11 +193,14 @@ fn check_ports(config: &Config, faults: &mut Faults) {
 
 fn check_admin(admin: &Admin, faults: &mut Faults) {
     faults.add_if(
-        !admin.listen.0.ip().is_loopback() && !admin.insecure_cleartext,
+        !admin.listen.0.ip().is_loopback() && admin.tls.is_none() && !admin.insecure_cleartext,
         "admin.listen",
-        "is not loopback, and tokens would cross the network in clear text: listen on loopback, or \
-         set insecure_cleartext: true where something else encrypts",
+        "is not loopback, and tokens would cross the network in clear text: add tls, or set \
+         insecure_cleartext: true where something else encrypts",
     );
+    if let Some(tls) = &admin.tls {
+        check_tls(tls, "admin.tls", faults);
+    }
     for (index, token) in admin.tokens.iter().enumerate() {
         let place = format!("admin.tokens[{index}]");
         let named = (1..=64).contains(&token.name.len())
@@ -344,7 +347,7 @@ ops: { listen: 127.0.0.1:9090 }
         check(
             "source: file",
             "source: etcd",
-            &["credentials.source: this does not belong here: write embedded, native or file"],
+            &["credentials.source: this does not belong here: write one of embedded, native, file"],
         );
         check("- tenant: z-1", "- tenant: 7", &["proxy.routes[0].tenant: write a tenant id"]);
     }

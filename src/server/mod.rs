@@ -26,7 +26,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{
+    UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -211,13 +213,14 @@ impl Face {
     }
 
     /// A closure that returns once every worker has come round its loop: what any of them was
-    /// doing when it was called is done.
+    /// doing when it was called is done. It keeps no worker from ending.
     pub fn round(&self) -> impl Fn() + Send + Sync + 'static {
-        let workers: Vec<_> = self.workers.iter().map(|worker| worker.messages.clone()).collect();
+        let workers: Vec<_> =
+            self.workers.iter().map(|worker| worker.messages.downgrade()).collect();
         move || {
             let (done, rounds) = mpsc::channel();
-            let told =
-                workers.iter().filter(|worker| worker.send(Message::Round(done.clone())).is_ok());
+            let running = workers.iter().filter_map(WeakUnboundedSender::upgrade);
+            let told = running.filter(|worker| worker.send(Message::Round(done.clone())).is_ok());
             for _ in 0..told.count() {
                 if rounds.recv_timeout(ROUND_PATIENCE).is_err() {
                     tracing::error!(

@@ -106,6 +106,8 @@ pub enum Progress {
 }
 
 impl Progress {
+    pub const ALL: [Self; 4] = [Self::Applied, Self::Unloaded, Self::Pending, Self::Expired];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Applied => "applied",

@@ -1,0 +1,177 @@
+//! The admin API in this process: its store, its service, its face.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, tell_listening};
+use crate::admin::native::Native;
+use crate::admin::{Service, Tokens, tokens};
+use crate::clock::Clock;
+use crate::config::value::{RouteTenant, Size, Span};
+use crate::config::{Admin, Config, Limits};
+use crate::credential::TenantId;
+use crate::server::{Acceptor, Face, Tls};
+use crate::store::Store;
+use crate::store::replicas::{Progress, Replicas};
+use crate::store::sqlite::{Options, Sqlite};
+use crate::telemetry::metrics::Metrics;
+
+/// What there is before anybody is let in.
+pub struct Core {
+    pub store: Arc<dyn Store>,
+    pub replicas: Arc<Replicas>,
+    service: Arc<Service>,
+}
+
+impl Core {
+    /// Opens the store, and on its first start makes the operator's token.
+    pub async fn open(config: &Config, admin: &Admin, clock: &Clock) -> Result<Self, Failure> {
+        let path = &admin.store.0;
+        let failed = |what: String| Failure(format!("admin.store: {what}"));
+        let loaded = Tokens::load(&admin.tokens).map_err(|faults| Failure(faults.join("\n")))?;
+        let options = Options { insecure_network_store: admin.insecure_network_store };
+        let now = clock.now();
+        let opened = Sqlite::open(path, options, now.wall).await;
+        let store: Arc<dyn Store> =
+            Arc::new(opened.map_err(|error| failed(error.to_string()))?.store);
+        tokens::first_operator(&*store, &tokens::file_beside(path)).await.map_err(failed)?;
+        let of_store = |error: crate::store::Failed| failed(error.0);
+        let tokens = Tokens::new(store.stored_tokens().await.map_err(of_store)?);
+        tokens.configure(loaded);
+        let max_stale = &config.credentials.max_stale;
+        let longest = max_stale.reads.0.max(max_stale.writes.0);
+        let replicas = Replicas::load(Arc::clone(&store), longest, now).await.map_err(of_store)?;
+        let replicas = Arc::new(replicas);
+        let service = Service::new(
+            Arc::clone(&store),
+            Arc::clone(&replicas),
+            Arc::new(tokens),
+            admin.limits.clone(),
+            clock.clone(),
+        );
+        service.configure(&admin.limits, tenants(config, admin)).await.map_err(of_store)?;
+        Ok(Self { store, replicas, service: Arc::new(service) })
+    }
+}
+
+/// All tenants that the config names.
+fn tenants(config: &Config, admin: &Admin) -> HashSet<TenantId> {
+    let routes = config.proxy.iter().flat_map(|proxy| &proxy.routes);
+    let routed = routes.filter_map(|route| match &route.tenant {
+        RouteTenant::One(tenant) => Some(tenant.clone()),
+        RouteTenant::ByPath => None,
+    });
+    admin.tenants.iter().map(|tenant| tenant.0.clone()).chain(routed).collect()
+}
+
+/// The admin API at work.
+pub struct AdminFace {
+    core: Core,
+    face: Arc<Face>,
+    acceptor: Acceptor,
+    /// Ends streams and long waits.
+    leaving: CancellationToken,
+    keeper: JoinHandle<()>,
+}
+
+/// A config of the admin API that was read and may be put into force.
+pub struct Prepared {
+    tokens: Vec<tokens::Loaded>,
+}
+
+impl AdminFace {
+    pub fn start(
+        core: Core,
+        listener: TcpListener,
+        tls: Option<Arc<Tls>>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        tell_listening("admin", &listener, tls.is_some());
+        let limits = Limits {
+            request_body: Size(1 << 20),
+            // Streams end by themselves before that.
+            request_time: Span::seconds(3600),
+            connections: CONNECTIONS,
+            ..Limits::default()
+        };
+        let limits = Arc::new(ArcSwap::from_pointee(limits));
+        let leaving = CancellationToken::new();
+        let native = Native::new(Arc::clone(&core.service), Arc::clone(metrics), leaving.clone());
+        let face = Face::start("admin", 1, &limits, metrics, move |_| native.clone());
+        let face = Arc::new(face);
+        let acceptor = face.accept(listener, tls);
+        let keeper = tokio::spawn(keep(
+            Arc::clone(&core.service),
+            Arc::clone(&core.replicas),
+            Arc::clone(metrics),
+        ));
+        Self { core, face, acceptor, leaving, keeper }
+    }
+
+    /// Reads what a new config names, and changes nothing.
+    pub fn prepare(admin: &Admin) -> Result<Prepared, Failure> {
+        let tokens = Tokens::load(&admin.tokens).map_err(|faults| Failure(faults.join("\n")))?;
+        Ok(Prepared { tokens })
+    }
+
+    pub async fn reconfigure(
+        &self,
+        config: &Config,
+        admin: &Admin,
+        prepared: Prepared,
+        tls: Option<Arc<Tls>>,
+    ) {
+        self.core.service.tokens().configure(prepared.tokens);
+        self.acceptor.secure(tls);
+        let configured = self.core.service.configure(&admin.limits, tenants(config, admin)).await;
+        if let Err(failed) = configured {
+            tracing::error!("admin.tenants: not declared: {failed}");
+        }
+    }
+
+    pub fn service(&self) -> &Arc<Service> {
+        &self.core.service
+    }
+
+    /// Ends streams, and lets requests finish until the deadline.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        self.leaving.cancel();
+        self.face.drain(std::iter::once(&self.acceptor), deadline).await
+    }
+
+    pub async fn stop(self) {
+        self.leaving.cancel();
+        self.keeper.abort();
+        self.face.end([self.acceptor]).await;
+    }
+}
+
+/// Replicas hold a stream and report beside it; people and programs come on top.
+const CONNECTIONS: usize = 4096;
+
+/// Counts replicas, and tidies up.
+async fn keep(service: Arc<Service>, replicas: Arc<Replicas>, metrics: Arc<Metrics>) {
+    let mut rounds = tokio::time::interval(ROUND);
+    for round in 0_u64.. {
+        rounds.tick().await;
+        if let Ok(all) = replicas.all(&service.clock().now()).await {
+            for state in Progress::ALL {
+                let count = all.iter().filter(|replica| replica.state == state).count();
+                metrics.replicas.with_label_values(&[state.as_str()]).set(count as i64);
+            }
+        }
+        if round.is_multiple_of(12)
+            && let Err(failed) = service.tidy().await
+        {
+            tracing::warn!("the admin API's store cannot be tidied up: {failed}");
+        }
+    }
+}
+
+const ROUND: Duration = Duration::from_secs(5);
