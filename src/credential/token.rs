@@ -164,7 +164,8 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM_LEN] {
 
 /// What every token of ours begins with.
 pub const PREFIX: &str = "scimg_";
-const ADMIN_PREFIX: &str = "scimadm_";
+/// What every token for the admin API begins with, if we have made it.
+pub const ADMIN_PREFIX: &str = "scimadm_";
 const RANDOM_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

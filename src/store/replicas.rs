@@ -256,8 +256,9 @@ impl Replicas {
             news.as_mut().enable();
             let receipt = self.receipt(revision, &now()).await?;
             let over = tokio::time::Instant::now() >= deadline;
-            if over || receipt.as_ref().is_ok_and(|receipt| receipt.complete) {
-                return Ok(receipt);
+            match receipt {
+                Ok(Receipt { complete: false, .. }) if !over => {}
+                receipt => return Ok(receipt),
             }
             // Leases also run out without any news.
             let pause = deadline.min(tokio::time::Instant::now() + Duration::from_millis(500));

@@ -10,6 +10,8 @@ mod openapi;
 mod problem;
 mod stream;
 mod tenants;
+#[cfg(test)]
+mod tests;
 #[expect(unused_qualifications, reason = "by the macros of utoipa")]
 mod upkeep;
 mod views;
@@ -37,6 +39,7 @@ use utoipa_axum::routes;
 
 use super::Service;
 use crate::credential::Revision;
+use crate::credential::token::{ADMIN_PREFIX, PREFIX};
 use crate::refusal::REQUEST_ID;
 use crate::server::{self, Connection};
 use crate::telemetry::metrics::Metrics;
@@ -170,7 +173,12 @@ fn request_id(request: &Request<Body>) -> String {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let mut given = request.headers().get_all(REQUEST_ID).iter();
     let id = given.next().filter(|_| given.next().is_none()).and_then(|id| id.to_str().ok());
-    match id.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(allowed)) {
+    let usable = |id: &&str| {
+        (1..=64).contains(&id.len())
+            && id.bytes().all(allowed)
+            && ![PREFIX, ADMIN_PREFIX].iter().any(|prefix| id.contains(prefix))
+    };
+    match id.filter(usable) {
         Some(id) => id.to_owned(),
         None => format!("{:032x}", fastrand::u128(..)),
     }

@@ -109,6 +109,7 @@ pub fn span_schema() -> Schema {
         .schema_type(Type::String)
         .pattern(Some("^[0-9]+(ms|s|m|h|d|y)$"))
         .build();
+    let about = "A text such as `90d`, or a whole number of seconds.";
     let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).build();
-    Schema::AnyOf(AnyOfBuilder::new().item(text).item(seconds).build())
+    Schema::AnyOf(AnyOfBuilder::new().item(text).item(seconds).description(Some(about)).build())
 }

@@ -109,8 +109,6 @@ impl Fault {
         match status {
             StatusCode::NOT_FOUND => Self::new(&ROUTE_UNKNOWN, "see /v1/openapi.json"),
             StatusCode::METHOD_NOT_ALLOWED => Self::new(&METHOD, "the header Allow tells which"),
-            StatusCode::PAYLOAD_TOO_LARGE => Self::new(&BODY_TOO_LARGE, ""),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::new(&MEDIA_TYPE, ""),
             status if status.is_client_error() => Self::new(&INVALID, "it could not be read"),
             _ => Self::new(&INTERNAL, "the log has more"),
         }
@@ -189,7 +187,7 @@ impl From<Problem> for Fault {
                 Self::new(&TOKEN_INVALID, "the token is unknown here, or has ended")
             }
             Problem::LoginsLimited { retry_after } => {
-                let seconds = retry_after.as_secs().max(1);
+                let seconds = retry_after.as_millis().div_ceil(1000).max(1) as u64;
                 let detail =
                     format!("too many failed logins from your address; try in {seconds} s");
                 Self::new(&LOGINS_LIMITED, detail).retry_after(seconds)
