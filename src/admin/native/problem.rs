@@ -273,7 +273,7 @@ fn limit_reached(records: &[Record]) -> Fault {
     });
     let each = each.collect::<Vec<_>>().join(", ");
     let detail = format!(
-        "{} credentials are the most that a tenant may have, expired ones included: {each}. Free a \
+        "the tenant has {} credentials, expired ones included, and may have no more: {each}. Free a \
          place with DELETE .../credentials/ID, or replace one at once with POST \
          .../credentials/ID/rotate {{\"leaked\": true}}",
         records.len(),

@@ -183,7 +183,7 @@ async fn the_limit_names_who_takes_the_places_and_how_to_free_one() {
     assert_eq!(rows.len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn however_many_ask_at_a_time_the_limit_holds() {
     let world = Arc::new(World::new().await);
     let mut asking = tokio::task::JoinSet::new();

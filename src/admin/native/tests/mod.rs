@@ -22,7 +22,7 @@ use super::input::Peer;
 use super::{Native, Response};
 use crate::admin::{Service, Tokens};
 use crate::clock::{Clock, Timestamp};
-use crate::config::value::{SecretRef, TenantName};
+use crate::config::value::{Instant, SecretRef, TenantName};
 use crate::config::{AdminLimits, AdminToken, Role};
 use crate::credential::TenantId;
 use crate::store::memory::Memory;
@@ -89,6 +89,10 @@ impl World {
 
     /// From now on these tokens are good and no others.
     fn admit(&self, tokens: &[(&str, Role)]) {
+        self.admit_until(tokens, None);
+    }
+
+    fn admit_until(&self, tokens: &[(&str, Role)], end: Option<Timestamp>) {
         let config = tokens.iter().map(|(name, role)| {
             let path = self.folder.path().join(name);
             std::fs::write(&path, token(name)).expect("written");
@@ -97,7 +101,7 @@ impl World {
                 name: (*name).to_owned(),
                 role: *role,
                 tenants: only.into_iter().map(TenantName).collect(),
-                expires: None,
+                expires: end.map(Instant),
                 token: SecretRef::File(path),
             }
         });

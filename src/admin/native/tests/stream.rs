@@ -187,3 +187,14 @@ async fn a_stream_ends_with_its_token_its_history_and_when_we_leave() {
     world.stop.cancel();
     left.end().await;
 }
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_does() {
+    let world = World::new().await;
+    world.admit_until(&[("replica", Role::Replica)], Some(START.plus(HOUR)));
+    let mut events = Events::open(&world, "replica", "/v1/changes", None).await;
+    events.next().await.expect("a beginning");
+    events.next().await.expect("it goes on");
+    world.clock.advance(HOUR);
+    events.end().await;
+}
