@@ -7,6 +7,8 @@ pub(super) mod place;
 pub(super) mod read;
 mod reserve;
 pub(super) mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::fs;
 use std::path::Path;
@@ -65,6 +67,12 @@ impl Sqlite {
         let damaged = |failed: Failed| OpenError::Damaged(place.file.clone(), failed.0);
         let head = read::head(&mut connection).await.map_err(damaged)?;
         let reserve = Reserve::new(place.beside(".reserve"));
+        if !reserve.is_held() {
+            tracing::error!(
+                store = %place.file.display(),
+                "the disk is full: only what takes rights away will be written"
+            );
+        }
         let kept = Arc::new(Mutex::new(Kept { connection, reserve, place }));
         let (latest, _) = watch::channel(head.position);
         Ok(Opened { store: Self { kept, latest: Arc::new(latest) }, created })
@@ -91,37 +99,51 @@ impl Sqlite {
         task.await.unwrap_or_else(|error| Err(WriteError::Failed(Failed(error.to_string()))))
     }
 
-    /// Writes what is neither a change nor takes rights away.
+    /// Writes what does not make the store grow for long.
     async fn keep(&self, kept: OwnedMutexGuard<Kept>, batch: Batch) -> Result<(), Failed> {
-        Ok(self.commit(kept, Write { batch, restricts: false, position: None }).await?)
+        Ok(self.commit(kept, Write { batch, room: Room::Any, position: None }).await?)
     }
 }
 
 struct Write {
     batch: Batch,
-    /// Whether the reserve may be used for it.
-    restricts: bool,
+    room: Room,
     /// Where it leads.
     position: Option<Position>,
 }
 
+/// What a write may use when the disk is full.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// The reserve: it takes rights away, or ends a dispute.
+    Reserved,
+    /// What can be found.
+    Any,
+    /// Nothing: it would also take what the reserve has given up for others.
+    None,
+}
+
 impl Kept {
     async fn write(&mut self, write: &Write) -> Result<(), WriteError> {
+        self.reserve.refill();
+        if write.room == Room::None && !self.reserve.is_held() {
+            return Err(WriteError::Full);
+        }
         let mut done = self.attempt(&write.batch).await;
-        if matches!(done, Err(WriteError::Full)) && write.restricts && self.reserve.free() {
+        if matches!(done, Err(WriteError::Full))
+            && write.room == Room::Reserved
+            && self.reserve.free()
+        {
             tracing::error!(
                 store = %self.place.file.display(),
-                "the disk is full: the room kept for disabling and deleting is in use now"
+                "the disk is full: only what takes rights away is still written"
             );
             self.checkpoint().await;
             done = self.attempt(&write.batch).await;
         }
-        if done.is_ok() {
-            self.reserve.refill();
-            if !self.reserve.is_held() {
-                // The room of the write-ahead log is used again and again instead of more.
-                self.checkpoint().await;
-            }
+        if !self.reserve.is_held() {
+            // The write-ahead log begins again in the room that it has, instead of growing.
+            self.checkpoint().await;
         }
         done
     }
@@ -165,7 +187,8 @@ impl Store for Sqlite {
         }
         batch.audit(&order.audit, head.position.revision);
         let position = Some(head.position.clone());
-        self.commit(kept, Write { batch, restricts: order.restricts, position }).await?;
+        let room = if order.restricts { Room::Reserved } else { Room::None };
+        self.commit(kept, Write { batch, room, position }).await?;
         Ok(Written { head, changed: true })
     }
 
@@ -249,7 +272,7 @@ impl Store for Sqlite {
         }
         let mut batch = Batch::default();
         batch.dispute(held);
-        Ok(self.commit(kept, Write { batch, restricts: true, position: None }).await?)
+        Ok(self.commit(kept, Write { batch, room: Room::Reserved, position: None }).await?)
     }
 
     async fn accept(&self, audit: AuditEntry) -> Result<Head, Failed> {
@@ -267,7 +290,7 @@ impl Store for Sqlite {
             [position.history.as_str().into(), audit.time.into()],
         );
         batch.audit(&audit, position.revision);
-        self.commit(kept, Write { batch, restricts: true, position: Some(position) }).await?;
+        self.commit(kept, Write { batch, room: Room::Reserved, position: Some(position) }).await?;
         self.head().await
     }
 
@@ -276,7 +299,7 @@ impl Store for Sqlite {
         let revision = read::head(&mut kept.connection).await?.position.revision;
         let mut batch = Batch::default();
         batch.audit(&entry, revision);
-        self.keep(kept, batch).await
+        Ok(self.commit(kept, Write { batch, room: Room::None, position: None }).await?)
     }
 
     async fn audit(&self, after: u64, rows: usize) -> Result<Vec<AuditRow>, Failed> {

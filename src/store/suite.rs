@@ -1,5 +1,7 @@
 //! What every engine must do, said once and tried on each.
 
+mod alike;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -154,7 +154,22 @@ pub fn inspect(file: &Path) -> Result<Option<u32>, OpenError> {
     if number(APPLICATION_ID_AT) != APPLICATION_ID {
         return foreign("is the database of another program");
     }
+    // SQLite does not miss the end of a last page. What is in the write-ahead log may not be in
+    // the file yet.
+    let length = u64::from(number(PAGE_COUNT_AT)) * page_bytes(header);
+    let logged = fs::metadata(beside(file, "-wal")).is_ok_and(|it| it.len() > 0);
+    let cut = fs::metadata(file).is_ok_and(|it| it.len() < length);
+    if cut && !logged {
+        return Err(OpenError::Damaged(file.to_owned(), "its end is missing".to_owned()));
+    }
     Ok(Some(number(USER_VERSION_AT)))
+}
+
+fn page_bytes(header: &[u8; HEADER_LEN]) -> u64 {
+    match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65536,
+        bytes => bytes.into(),
+    }
 }
 
 fn header(file: &Path) -> io::Result<Vec<u8>> {
@@ -240,5 +255,6 @@ pub const NOT_A_DATABASE: u32 = 26;
 pub const APPLICATION_ID: u32 = 0x5363_4764;
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const HEADER_LEN: usize = 100;
+const PAGE_COUNT_AT: usize = 28;
 const USER_VERSION_AT: usize = 60;
 const APPLICATION_ID_AT: usize = 68;

@@ -1,5 +1,5 @@
 //! Room on the disk that is kept for what takes rights away: a file that is given up when there
-//! is none left, and made again later.
+//! is none left, and made again later. Until then nothing else may grow, or it would take the room.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,15 +14,15 @@ use super::place::{create_private, directory_of};
 pub struct Reserve {
     file: PathBuf,
     held: bool,
-    /// When it was last tried to make it again.
-    tried: Option<Instant>,
+    /// When it last failed to be made.
+    failed: Option<Instant>,
 }
 
 impl Reserve {
     /// Makes the file if it is missing and there is room.
     pub fn new(file: PathBuf) -> Self {
         let held = fs::metadata(&file).is_ok_and(|it| it.len() == BYTES as u64);
-        let mut reserve = Self { file, held, tried: None };
+        let mut reserve = Self { file, held, failed: None };
         reserve.refill();
         reserve
     }
@@ -33,26 +33,27 @@ impl Reserve {
 
     /// Gives the room up; false if there was none.
     pub fn free(&mut self) -> bool {
-        self.tried = Some(Instant::now());
         std::mem::take(&mut self.held) && fs::remove_file(&self.file).is_ok()
     }
 
     /// Makes it again, if there is room for more than just that. Costs nothing while it is held.
     pub fn refill(&mut self) {
-        let lately = self.tried.is_some_and(|time| time.elapsed() < PAUSE);
-        if self.held || lately {
+        if self.held || !room(directory_of(&self.file)) {
             return;
         }
-        self.tried = Some(Instant::now());
-        self.held = room(directory_of(&self.file)) && fill(&self.file, BYTES).is_ok();
-        if !self.held {
-            let _ = fs::remove_file(&self.file);
+        // A quota is not seen above.
+        if self.failed.is_none_or(|time| time.elapsed() > PAUSE) {
+            self.held = fill(&self.file, BYTES).is_ok();
+            if !self.held {
+                self.failed = Some(Instant::now());
+                let _ = fs::remove_file(&self.file);
+            }
         }
     }
 }
 
 fn room(directory: &Path) -> bool {
-    statvfs(directory).is_ok_and(|it| it.f_bavail * it.f_frsize >= 4 * BYTES as u64)
+    statvfs(directory).is_ok_and(|it| it.f_bavail * it.f_frsize >= 2 * BYTES as u64)
 }
 
 /// Writes it out: a file with a hole would hold no room.
