@@ -170,8 +170,11 @@ impl Replicas {
             self.store.dispute(&applied.history).await?;
             head = self.store.head().await?;
         }
-        if !report.used.is_empty() {
-            self.store.note_used(&report.used).await?;
+        // A full disk must not keep a replica from its head.
+        if !report.used.is_empty()
+            && let Err(error) = self.store.note_used(&report.used).await
+        {
+            tracing::warn!(%error, "when credentials were last used was not noted");
         }
         if self.is_news(instance, &report) {
             self.store
