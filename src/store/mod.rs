@@ -4,6 +4,7 @@
 
 pub mod memory;
 pub mod replicas;
+pub mod restore;
 pub mod sqlite;
 #[cfg(test)]
 mod suite;

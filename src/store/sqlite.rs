@@ -285,10 +285,7 @@ impl Store for Sqlite {
             "INSERT INTO histories (history, accepted) VALUES (?, 1) ON CONFLICT DO NOTHING",
             [ended.history.as_str().into()],
         );
-        batch.add(
-            "UPDATE store SET history = ?, began = ?, disputed = 0",
-            [position.history.as_str().into(), audit.time.into()],
-        );
+        batch.history(&position.history, audit.time);
         batch.audit(&audit, position.revision);
         self.commit(kept, Write { batch, room: Room::Reserved, position: Some(position) }).await?;
         self.head().await

@@ -71,6 +71,14 @@ impl Batch {
         );
     }
 
+    /// Begins a new one.
+    pub fn history(&mut self, history: &History, began: Timestamp) {
+        self.add(
+            "UPDATE store SET history = ?, began = ?, disputed = 0",
+            [history.as_str().into(), began.into()],
+        );
+    }
+
     pub fn dispute(&mut self, held: &History) {
         self.add("UPDATE store SET disputed = 1", []);
         self.add(
