@@ -12,10 +12,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use sqlx::sqlite::{SqliteConnection, SqliteJournalMode};
-use sqlx::{Connection, query, query_scalar};
+use sqlx::{query, query_scalar};
 
 use super::sqlite::OpenError;
 use super::sqlite::batch::Batch;
+use super::sqlite::connection::Connection;
 use super::sqlite::place::{Place, beside, create_private, inspect};
 use super::sqlite::{read, schema};
 use super::{AuditEntry, Failed, Lease, Record, StoredToken};
@@ -116,7 +117,7 @@ async fn make(
     let past = Past::of(place, &mut copy).await?;
     let differences = past.replay(&mut copy, exact, now).await?;
     let head = read::head(&mut copy).await?;
-    copy.close().await?;
+    drop(copy);
     let synced = File::open(draft).and_then(|file| file.sync_all());
     synced.map_err(|error| RestoreError::Io(draft.to_owned(), error))?;
     Ok(Restored { head, replaced: None, unreadable: past.unreadable, differences })
@@ -142,9 +143,9 @@ fn copy(backup: &Path, draft: &Path) -> Result<(), RestoreError> {
     copy().map_err(|error| RestoreError::Io(draft.to_owned(), error))
 }
 
-async fn open_copy(draft: &Path, backup: &Path) -> Result<SqliteConnection, RestoreError> {
+async fn open_copy(draft: &Path, backup: &Path) -> Result<Connection, RestoreError> {
     let refused = |error| RestoreError::Backup(OpenError::of(backup, error));
-    let mut copy = schema::connect(draft, SqliteJournalMode::Delete).await.map_err(refused)?;
+    let mut copy = Connection::open(draft, SqliteJournalMode::Delete).await.map_err(refused)?;
     check(&mut copy, "PRAGMA integrity_check(1)")
         .await
         .map_err(|why| RestoreError::Backup(OpenError::Damaged(backup.to_owned(), why.0)))?;
@@ -180,7 +181,7 @@ impl Past {
             Err(error @ OpenError::Damaged(..)) => return unreadable(error.to_string()),
             Err(error) => return Err(RestoreError::Store(error)),
         }
-        let error = match schema::connect(&place.file, SqliteJournalMode::Wal).await {
+        let error = match Connection::open(&place.file, SqliteJournalMode::Wal).await {
             Ok(present) => match Self::read(place, present, copy).await {
                 Ok(past) => return Ok(past),
                 Err(failed) => failed.0,
@@ -195,7 +196,7 @@ impl Past {
 
     async fn read(
         place: &Place,
-        mut present: SqliteConnection,
+        mut present: Connection,
         copy: &mut SqliteConnection,
     ) -> Result<Self, Failed> {
         check(&mut present, "PRAGMA quick_check(1)").await?;
@@ -209,7 +210,7 @@ impl Past {
         let leases = read::leases(&mut present).await?;
         let tokens = read::stored_tokens(&mut present).await?;
         // From here on all of it is in its one file.
-        present.close().await?;
+        drop(present);
 
         let path = place.file.to_str().ok_or_else(|| Failed("not UTF-8".to_owned()))?;
         query("ATTACH ? AS present").bind(path).execute(&mut *copy).await?;

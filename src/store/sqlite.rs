@@ -3,6 +3,7 @@
 //! moment and writes follow each other. A transaction is put together first and then written.
 
 pub(super) mod batch;
+pub(super) mod connection;
 pub(super) mod place;
 pub(super) mod read;
 mod reserve;
@@ -15,11 +16,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteConnection;
 use sqlx::{query, raw_sql};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use self::batch::Batch;
+use self::connection::Connection;
 use self::place::{Place, absolute, create_private, directory_of, sync_directory};
 use self::reserve::Reserve;
 use super::{
@@ -51,16 +52,16 @@ pub struct Opened {
     pub created: bool,
 }
 
-/// What there is once.
+/// What there is once. The place is left last, when the file is closed.
 struct Kept {
-    connection: SqliteConnection,
+    connection: Connection,
     reserve: Reserve,
     place: Place,
 }
 
 impl Sqlite {
     /// Opens a store and locks it for life, or makes an empty one. The directory is made too if
-    /// it is missing. One that was just dropped in this process is let go a moment later.
+    /// it is missing.
     pub async fn open(path: &Path, options: Options, now: Timestamp) -> Result<Opened, OpenError> {
         let place = Place::take(path, options.insecure_network_store)?;
         let (mut connection, created) = schema::open(&place, now).await?;
@@ -160,12 +161,12 @@ impl Kept {
 
     /// Takes the write-ahead log into the store, as far as that goes.
     async fn checkpoint(&mut self) {
-        let _ = raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut self.connection).await;
+        let _ = raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *self.connection).await;
     }
 
     async fn vacuum_into(&mut self, file: &Path) -> Result<Head, Failed> {
         let path = file.to_str().ok_or_else(|| Failed("a path must be UTF-8".to_owned()))?;
-        query("VACUUM INTO ?").bind(path).execute(&mut self.connection).await?;
+        query("VACUUM INTO ?").bind(path).execute(&mut *self.connection).await?;
         read::head(&mut self.connection).await
     }
 }

@@ -3,19 +3,17 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::Duration;
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous,
-};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, raw_sql};
+use sqlx::sqlite::{SqliteConnection, SqliteJournalMode};
+use sqlx::{AssertSqlSafe, raw_sql};
 
+use super::connection::Connection;
 use super::place::{APPLICATION_ID, OpenError, Place, create_private, inspect};
 use crate::clock::Timestamp;
 use crate::credential::feed::{History, Mark};
 
 /// Opens the store of a place, making it if there is none; tells whether it did.
-pub async fn open(place: &Place, now: Timestamp) -> Result<(SqliteConnection, bool), OpenError> {
+pub async fn open(place: &Place, now: Timestamp) -> Result<(Connection, bool), OpenError> {
     let created = match inspect(&place.file)? {
         Some(number) => {
             version(&place.file, number)?;
@@ -27,32 +25,12 @@ pub async fn open(place: &Place, now: Timestamp) -> Result<(SqliteConnection, bo
         }
     };
     let failed = |error| OpenError::of(&place.file, error);
-    let mut connection = connect(&place.file, SqliteJournalMode::Wal).await.map_err(failed)?;
+    let mut connection =
+        Connection::open(&place.file, SqliteJournalMode::Wal).await.map_err(failed)?;
     bring_up_to_date(&mut connection, &place.file).await?;
     // Whatever the file is, from here on it is locked for as long as the connection lives.
-    raw_sql("BEGIN IMMEDIATE; COMMIT").execute(&mut connection).await.map_err(failed)?;
+    raw_sql("BEGIN IMMEDIATE; COMMIT").execute(&mut *connection).await.map_err(failed)?;
     Ok((connection, created))
-}
-
-/// A connection that shares the file with nobody.
-pub async fn connect(
-    file: &Path,
-    journal: SqliteJournalMode,
-) -> Result<SqliteConnection, sqlx::Error> {
-    SqliteConnectOptions::new()
-        .filename(file)
-        .create_if_missing(false)
-        .locking_mode(SqliteLockingMode::Exclusive)
-        .journal_mode(journal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        // Nothing of a store is to be found in a directory for everybody's files.
-        .pragma("temp_store", "MEMORY")
-        // One that was dropped in this process closes the file a moment later.
-        .busy_timeout(Duration::from_secs(2))
-        .disable_statement_logging()
-        .connect()
-        .await
 }
 
 /// Makes the missing tables of an older store.
@@ -106,7 +84,7 @@ async fn create(place: &Place, now: Timestamp) -> Result<(), OpenError> {
         }
     }
     create_private(&draft).map_err(io)?;
-    let mut connection = connect(&draft, SqliteJournalMode::Delete)
+    let mut connection = Connection::open(&draft, SqliteJournalMode::Delete)
         .await
         .map_err(|error| OpenError::of(&draft, error))?;
     bring_up_to_date(&mut connection, &draft).await?;
@@ -115,10 +93,10 @@ async fn create(place: &Place, now: Timestamp) -> Result<(), OpenError> {
         .bind(History::random().to_string())
         .bind(now.as_millis())
         .bind(Mark::default().to_string())
-        .execute(&mut connection)
+        .execute(&mut *connection)
         .await
         .map_err(failed)?;
-    connection.close().await.map_err(failed)?;
+    drop(connection);
     File::open(&draft).and_then(|file| file.sync_all()).map_err(io)?;
     fs::rename(&draft, &place.file).map_err(io)?;
     place.sync().map_err(io)

@@ -1,7 +1,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use sqlx::{AssertSqlSafe, Connection, query_scalar};
+use sqlx::sqlite::{SqliteConnection, SqliteJournalMode};
+use sqlx::{AssertSqlSafe, Connection as _, query_scalar};
 use tempfile::TempDir;
 
 use super::*;
@@ -26,9 +27,9 @@ async fn altered(script: &'static str) -> TempDir {
     drop(store);
     let file = path(&directory);
     let mut connection =
-        schema::connect(&file, sqlx::sqlite::SqliteJournalMode::Delete).await.expect("our store");
-    raw_sql(script).execute(&mut connection).await.expect("a right script");
-    connection.close().await.expect("closed");
+        Connection::open(&file, SqliteJournalMode::Delete).await.expect("our store");
+    raw_sql(script).execute(&mut *connection).await.expect("a right script");
+    drop(connection);
     directory
 }
 
@@ -139,7 +140,7 @@ async fn opens_a_newer_store_that_says_that_we_can_read_it() {
     assert_eq!(told, Err(Gone::Compacted), "a change that we do not understand: list again");
     let mut kept = store.lock().await;
     let version: u32 = query_scalar("PRAGMA user_version")
-        .fetch_one(&mut kept.connection)
+        .fetch_one(&mut *kept.connection)
         .await
         .expect("a number");
     assert_eq!(version, 2001);
@@ -220,9 +221,9 @@ async fn a_taken_digest_is_refused_by_the_engine_too() {
 async fn pages_max(store: &Sqlite, more: i64) {
     let mut kept = store.lock().await;
     let pages: i64 =
-        query_scalar("PRAGMA page_count").fetch_one(&mut kept.connection).await.expect("a number");
+        query_scalar("PRAGMA page_count").fetch_one(&mut *kept.connection).await.expect("a number");
     let limit = AssertSqlSafe(format!("PRAGMA max_page_count = {}", pages + more));
-    raw_sql(limit).execute(&mut kept.connection).await.expect("a limit");
+    raw_sql(limit).execute(&mut *kept.connection).await.expect("a limit");
 }
 
 #[tokio::test]
