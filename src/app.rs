@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Limits, Source};
 use crate::ops::Ops;
 use crate::proxy::{Proxy, Settings, Shared};
-use crate::server::{Acceptor, Face, Tls, bind};
+use crate::server::{Acceptor, Face, Tls, Transport, bind};
 use crate::source::Feed;
 use crate::source::embedded::Embedded;
 use crate::source::native::Native;
@@ -329,7 +329,7 @@ fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<Settings, Failur
 /// What a listener is to be: its address as configured, and how it is secured.
 struct Door {
     address: SocketAddr,
-    tls: Option<Arc<Tls>>,
+    transport: Transport,
 }
 
 impl Door {
@@ -366,7 +366,8 @@ fn doors(config: &Config) -> Result<Doors, Failure> {
     for (index, listener) in listeners.enumerate() {
         let place = format!("proxy.listeners[{index}].tls");
         let tls = load(listener.tls.as_ref(), &place, listener.address);
-        doors.push(Door { address: listener.address.0, tls });
+        let transport = Transport { tls, h2c: listener.h2c };
+        doors.push(Door { address: listener.address.0, transport });
     }
     let admin = config.admin.as_ref();
     let admin = admin.and_then(|admin| load(admin.tls.as_ref(), "admin.tls", admin.listen));
@@ -414,8 +415,8 @@ impl ProxyFace {
     }
 
     fn accept(&mut self, door: Door, listener: TcpListener) {
-        tell_listening("proxy", &listener, door.tls.is_some());
-        self.acceptors.push((door.address, self.face.accept(listener, door.tls)));
+        tell_listening("proxy", &listener, door.transport.tls.is_some());
+        self.acceptors.push((door.address, self.face.accept(listener, door.transport)));
     }
 
     /// Goes on with these doors of those that there are, and with no others.
@@ -424,7 +425,7 @@ impl ProxyFace {
         for door in doors {
             let place = known.iter().position(|(address, _)| *address == door.address);
             let (address, acceptor) = known.remove(place.expect("it is one of them"));
-            acceptor.secure(door.tls);
+            acceptor.secure(door.transport);
             self.acceptors.push((address, acceptor));
         }
         known.into_iter().for_each(|(_, acceptor)| acceptor.stop());
@@ -439,7 +440,7 @@ impl OpsFace {
         let metrics = Arc::clone(&ops.metrics);
         let face = Face::start("ops", 1, &limits, &metrics, move |_| ops.clone());
         let face = Arc::new(face);
-        let acceptor = face.accept(listener, None);
+        let acceptor = face.accept(listener, Transport::default());
         Self { face, acceptor }
     }
 }

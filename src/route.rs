@@ -86,6 +86,12 @@ fn host(request: &Parts) -> Result<Option<&str>, Unclear> {
     match (first, more) {
         (_, Some(_)) => Err(Unclear::Framing("there is more than one Host header")),
         (None, None) if request.version == Version::HTTP_10 => Ok(None),
+        // HTTP/2 says it with the target (RFC 9113 section 8.3.1).
+        (None, None) if request.version == Version::HTTP_2 => {
+            let authority = request.uri.authority().map(http::uri::Authority::as_str);
+            let text = authority.filter(|text| host_name(text).is_some());
+            text.map(Some).ok_or(Unclear::Framing("the :authority is missing or malformed"))
+        }
         (None, None) => Err(Unclear::Framing("there is no Host header")),
         (Some(value), None) => {
             let text = value.to_str().ok().filter(|text| host_name(text).is_some());

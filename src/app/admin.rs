@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::value::{RouteTenant, Size, Span};
 use crate::config::{Admin, Config, Limits};
 use crate::credential::TenantId;
-use crate::server::{Acceptor, Face, Tls};
+use crate::server::{Acceptor, Face, Tls, Transport};
 use crate::store::Store;
 use crate::store::replicas::{Progress, Replicas};
 use crate::store::sqlite::{Options, Sqlite};
@@ -105,7 +105,7 @@ impl AdminFace {
         let native = Native::new(Arc::clone(&core.service), Arc::clone(metrics), leaving.clone());
         let face = Face::start("admin", 1, &limits, metrics, move |_| native.clone());
         let face = Arc::new(face);
-        let acceptor = face.accept(listener, tls);
+        let acceptor = face.accept(listener, Transport { tls, h2c: false });
         let keeper = tokio::spawn(keep(
             Arc::clone(&core.service),
             Arc::clone(&core.replicas),
@@ -128,7 +128,7 @@ impl AdminFace {
         tls: Option<Arc<Tls>>,
     ) {
         self.core.service.tokens().configure(prepared.tokens);
-        self.acceptor.secure(tls);
+        self.acceptor.secure(Transport { tls, h2c: false });
         let configured = self.core.service.configure(&admin.limits, tenants(config, admin)).await;
         if let Err(failed) = configured {
             tracing::error!("admin.tenants: not declared: {failed}");

@@ -19,7 +19,7 @@ use crate::config::value::{AdminUrl, SecretRef};
 use crate::config::{Config, Level, Limits, Log, LogFormat};
 use crate::credential::token::MintedToken;
 use crate::server::timer::TICK;
-use crate::server::{Face, bind};
+use crate::server::{Face, Transport, bind};
 use crate::source::client::Client;
 use crate::telemetry::Diagnostics;
 use crate::telemetry::metrics::Metrics;
@@ -54,7 +54,7 @@ async fn show(folder: &Path) -> Result<ExitCode, String> {
     let face =
         Face::start("sample", 1, &limits, &Arc::new(Metrics::new()), move |_| sample.clone());
     let face = Arc::new(face);
-    let _accepting = face.accept(backend, None);
+    let _accepting = face.accept(backend, Transport::default());
     let app = App::start(config, Clock::system(), std::io::stdout()).await;
     let app = app.map_err(|failure| failure.to_string())?;
     while !app.is_loaded() {

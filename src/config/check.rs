@@ -173,6 +173,11 @@ fn check_limits(limits: &Limits, faults: &mut Faults) {
         "proxy.limits.connections",
         "must be between 1 and 1000000",
     );
+    faults.add_if(
+        !(1..=10_000).contains(&limits.streams),
+        "proxy.limits.streams",
+        "must be between 1 and 10000",
+    );
 }
 
 fn check_ports(config: &Config, faults: &mut Faults) {

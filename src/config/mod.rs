@@ -70,6 +70,10 @@ pub struct Listener {
     /// shown, the first one to all others. Default: clear text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// In clear text, also take clients that begin with HTTP/2 by prior knowledge. Over TLS clients
+    /// choose HTTP/2 by themselves. Default: false.
+    #[serde(default)]
+    pub h2c: bool,
 }
 
 /// What one client may take from us.
@@ -96,6 +100,8 @@ pub struct Limits {
     /// Connections at a time; more wait in the system's queue. Default: 10,000. A change needs a
     /// restart.
     pub connections: usize,
+    /// Requests at a time on one HTTP/2 connection. Default: 100.
+    pub streams: usize,
 }
 
 impl Default for Limits {
@@ -109,6 +115,7 @@ impl Default for Limits {
             request_time: Span::seconds(300),
             idle_timeout: Span::seconds(75),
             connections: 10_000,
+            streams: 100,
         }
     }
 }

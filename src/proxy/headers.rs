@@ -15,7 +15,8 @@ use crate::route::host_name;
 /// lower case.
 pub fn is_hop_by_hop(name: &str) -> bool {
     matches!(name, "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade")
-        || name.starts_with("proxy-")
+        // What a proxy says to its client and not to the next hop; `Proxy-Status` goes all the way.
+        || (name.starts_with("proxy-") && name != "proxy-status")
 }
 
 /// The options of all `Connection` headers, in lower case: `close`, and names of headers.
@@ -50,7 +51,7 @@ pub fn write(
         let nominated = || options.iter().any(|option| option == name);
         let passes = match name {
             // Said anew for this hop.
-            "host" | "content-length" | "expect" => false,
+            "host" | "content-length" | "expect" | "cookie" => false,
             "authorization" => authorization_passes && !nominated(),
             "traceparent" | "tracestate" => identity.trace.is_from_client,
             _ => !is_hop_by_hop(name) && !is_ours(name, from_trusted_proxy) && !nominated(),
@@ -59,7 +60,17 @@ pub fn write(
             write_header(out, name, value.as_bytes());
         }
     }
+    write_cookies(out, headers, &options);
     write_identity(out, identity);
+}
+
+/// HTTP/2 may tell cookies one by one, which HTTP/1.1 has in one header (RFC 9113 section 8.2.3).
+fn write_cookies(out: &mut BytesMut, headers: &HeaderMap, options: &[String]) {
+    let cookies: Vec<_> =
+        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if !cookies.is_empty() && !options.iter().any(|option| option == "cookie") {
+        write_header(out, "cookie", &cookies.join(&b"; "[..]));
+    }
 }
 
 fn write_identity(out: &mut BytesMut, identity: &Identity<'_>) {
@@ -90,9 +101,9 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
-/// Whether a backend could take this name for a header that only we set, or that frames a message. Many frameworks fold `-`,
-/// `_` and `.` into one, so all spellings are the same name. What a trusted proxy says beside the
-/// three headers that we set ourselves passes.
+/// Whether a backend could take this name for a header that only we set, or that frames a message.
+/// Many frameworks fold `-`, `_` and `.` into one, so all spellings are the same name. What a
+/// trusted proxy says beside the three headers that we set ourselves passes.
 fn is_ours(name: &str, from_trusted_proxy: bool) -> bool {
     let folded;
     let name = if name.contains(['_', '.']) {

@@ -1,34 +1,26 @@
-//! One connection: TLS if there is any, HTTP/1.1 by hyper, with the time limits that hyper does not have.
+//! One connection: TLS if there is any, and then HTTP/1.1 or HTTP/2.
 
-use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::certificate::ClientCertificate;
-use super::head::{Head, Unshown};
+use super::head::Unshown;
+use super::http1::{self, State, within_limits};
 use super::stream::Stream;
-use super::timer::{Timer, Timers};
+use super::timer::Timers;
 use super::tls::Tls;
-use super::{Scope, Service};
-use crate::config::Limits;
+use super::{Scope, Service, Transport, http2};
 
 /// Which limit has ended a connection, once one has.
 pub type Fate = Rc<Cell<Option<&'static str>>>;
@@ -38,8 +30,10 @@ pub struct Connection {
     pub peer: SocketAddr,
     tls: bool,
     client: Option<ClientCertificate>,
-    state: Rc<State>,
     timers: Timers,
+    fate: Fate,
+    /// None over HTTP/2, where a request's parts cannot be taken for another's.
+    http1: Option<Rc<State>>,
 }
 
 impl Connection {
@@ -59,35 +53,43 @@ impl Connection {
     }
 
     pub fn fate(&self) -> Fate {
-        Rc::clone(&self.state.cut)
+        Rc::clone(&self.fate)
     }
 
     /// What the parser was not shown of the request that has just begun.
     pub fn unshown(&self) -> Unshown {
-        self.state.head.borrow_mut().take()
+        self.http1.as_ref().map(|state| state.unshown()).unwrap_or_default()
     }
 
     /// All of the request's body has been received. Until then what arrives is no new request.
     pub fn body_ended(&self) {
-        self.state.body_ended(self.state.request.get());
+        if let Some(state) = &self.http1 {
+            state.body_ended(state.request());
+        }
     }
 
     /// Reads the rest of a body that nobody wants, so that the client sees our answer and can go
-    /// on with the connection. Bounded in bytes and time; beyond them the connection ends.
+    /// on with the connection. Bounded in bytes and time; beyond them the connection ends, or over
+    /// HTTP/2 the stream.
     pub fn discard(&self, mut body: Incoming) {
         if body.is_end_stream() {
             return self.body_ended();
         }
-        let (state, timer) = (Rc::clone(&self.state), self.timers.timer());
-        let request = self.state.request.get();
+        let state = self.http1.as_ref().map(|state| (Rc::clone(state), state.request()));
+        let timer = self.timers.timer();
         tokio::task::spawn_local(async move {
             let rest = async {
                 let mut bytes = 0;
                 while bytes <= DISCARD_BYTES {
-                    match next_frame(&mut body).await {
+                    match body.frame().await {
                         Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, Bytes::len),
                         Some(Err(_)) => break,
-                        None => return state.body_ended(request),
+                        None => {
+                            if let Some((state, request)) = state {
+                                state.body_ended(request);
+                            }
+                            break;
+                        }
                     }
                 }
             };
@@ -96,21 +98,15 @@ impl Connection {
     }
 }
 
-/// What hyper takes by itself: enough for a head and some of a body.
-const BUFFER_BYTES: usize = 400 << 10;
 const DISCARD_BYTES: usize = 64 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(10);
-
-async fn next_frame(body: &mut Incoming) -> Option<Result<Frame<Bytes>, hyper::Error>> {
-    poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
-}
 
 /// Serves a connection to its end.
 pub(super) async fn serve<S: Service>(
     scope: Rc<Scope<S>>,
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    tls: Option<Arc<Tls>>,
+    transport: &Transport,
 ) {
     // Both fail only for a connection that is already gone.
     let Ok(stream) = TcpStream::from_std(stream) else { return };
@@ -119,10 +115,10 @@ pub(super) async fn serve<S: Service>(
     let gauge = scope.metrics.connections.with_label_values(&[scope.face]);
     gauge.inc();
     let state = Rc::new(State::new(&scope.timers, scope.limits.load_full()));
-    let ended = match tls {
-        None => run(&scope, &state, Stream::Plain(stream), peer, None).await,
+    let ended = match &transport.tls {
+        None => run_plain(&scope, &state, stream, peer, transport.h2c).await,
         // A handshake is large, and clear text should not pay for it.
-        Some(tls) => Box::pin(run_tls(&scope, &state, stream, peer, &tls)).await,
+        Some(tls) => Box::pin(run_tls(&scope, &state, stream, peer, tls)).await,
     };
     gauge.dec();
     if let Some(cause) = ended.cause() {
@@ -147,8 +143,52 @@ async fn run_tls<S: Service>(
     };
     let client = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let client = client.map(ClientCertificate::read);
-    run(scope, state, Stream::Tls(Box::new(stream)), peer, client).await
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
+    run(scope, state, Stream::Tls(Box::new(stream)), peer, client, http2).await
 }
+
+/// ALPN's word for HTTP/2 over TLS (RFC 9113 section 3.2).
+pub(super) const HTTP_2: &[u8] = b"h2";
+
+/// Clear text is HTTP/1.1, unless the listener takes clients that begin with HTTP/2 by prior
+/// knowledge (RFC 9113 section 3.3).
+async fn run_plain<S: Service>(
+    scope: &Rc<Scope<S>>,
+    state: &Rc<State>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    h2c: bool,
+) -> Ended {
+    let mut http2 = false;
+    if h2c {
+        match within_limits(scope, state, pin!(begins_with_preface(&stream))).await {
+            Ok(Ok(begins)) => http2 = begins,
+            Ok(Err(_)) => return Ended::Well,
+            Err(ended) => return ended,
+        }
+    }
+    run(scope, state, Stream::Plain(stream), peer, None, http2).await
+}
+
+/// Looks at the first bytes without taking them.
+async fn begins_with_preface(stream: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut seen = [0; PREFACE.len()];
+    let mut known = 0;
+    loop {
+        let count = stream.peek(&mut seen).await?;
+        if count == PREFACE.len() || !PREFACE.starts_with(&seen[..count]) || count == 0 {
+            return Ok(seen[..count] == *PREFACE);
+        }
+        if count == known {
+            // The same bytes are ready at once; look again when more may have come.
+            tokio::time::sleep(PEEK_PAUSE).await;
+        }
+        known = count;
+    }
+}
+
+const PEEK_PAUSE: Duration = Duration::from_millis(5);
 
 async fn run<S: Service>(
     scope: &Rc<Scope<S>>,
@@ -156,64 +196,26 @@ async fn run<S: Service>(
     stream: Stream,
     peer: SocketAddr,
     client: Option<ClientCertificate>,
+    http2: bool,
 ) -> Ended {
-    let header_bytes = state.limits.header_bytes.0 as usize;
     let connection = Rc::new(Connection {
         peer,
         tls: matches!(stream, Stream::Tls(_)),
         client,
-        state: Rc::clone(state),
         timers: scope.timers.clone(),
+        fate: state.fate(),
+        http1: (!http2).then(|| Rc::clone(state)),
     });
-    let service = service_fn(|request: Request<Incoming>| {
-        let (scope, connection) = (Rc::clone(scope), Rc::clone(&connection));
-        connection.state.begin(request.body());
-        async move {
-            let mut response = scope.service.call(request, &connection).await;
-            if scope.leaving.get() {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            let guard = RequestGuard(Rc::clone(&connection.state));
-            Ok::<_, std::convert::Infallible>(response.map(|body| Guarded { body, _guard: guard }))
-        }
-    });
-    let io = TokioIo::new(Watched { stream, state: Rc::clone(state) });
-    let mut builder = http1::Builder::new();
-    builder.max_header_size(header_bytes).max_buf_size(header_bytes.max(BUFFER_BYTES));
-    let mut http = builder.serve_connection(io, service);
-    match within_limits(scope, state, Pin::new(&mut http)).await {
-        Ok(result) => result.map_or_else(Ended::Error, |()| Ended::Well),
-        Err(Ended::Well) => {
-            http.into_parts().io.into_inner().stream.farewell().await;
-            Ended::Well
-        }
-        Err(ended) => ended,
+    if http2 {
+        // Its state is large, and HTTP/1.1 should not pay for it.
+        Box::pin(http2::run(scope, stream, connection, Arc::clone(state.limits()))).await
+    } else {
+        http1::run(scope, state, stream, connection).await
     }
 }
 
-/// Waits for the future, unless the connection's time is over before.
-async fn within_limits<S, F: Future>(
-    scope: &Scope<S>,
-    state: &State,
-    mut future: Pin<&mut F>,
-) -> Result<F::Output, Ended> {
-    let mut drain = pin!(scope.draining.cancelled());
-    poll_fn(|context| {
-        if !state.leaving.get() && drain.as_mut().poll(context).is_ready() {
-            state.leave();
-        }
-        if let Poll::Ready(output) = future.as_mut().poll(context) {
-            return Poll::Ready(Ok(output));
-        }
-        if state.send.poll_elapsed(context).is_ready() {
-            return Poll::Ready(Err(state.cut("send_idle_timeout")));
-        }
-        state.patience.poll_elapsed(context).map(|()| Err(state.run_out()))
-    })
-    .await
-}
-
-enum Ended {
+/// How a connection came to its end.
+pub(super) enum Ended {
     Well,
     TimedOut(&'static str),
     Handshake(io::Error),
@@ -230,6 +232,7 @@ impl Ended {
             Self::Handshake(_) => Some("tls"),
             Self::Error(error) if error.is_parse_too_large() => Some("header_bytes"),
             Self::Error(error) if error.is_parse() => Some("malformed"),
+            Self::Error(error) if http2::is_misuse(error) => Some("http2"),
             Self::Error(_) => None,
         }
     }
@@ -238,7 +241,8 @@ impl Ended {
     fn error(&self) -> Option<String> {
         match self {
             Self::Handshake(error) => Some(error.to_string()),
-            _ => None,
+            Self::Error(error) => Some(error.to_string()),
+            Self::Well | Self::TimedOut(_) => None,
         }
     }
 }
@@ -247,232 +251,4 @@ impl Ended {
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
-}
-
-/// Where a connection is, and until when.
-struct State {
-    phase: Cell<Phase>,
-    /// The number of the latest request.
-    request: Cell<u64>,
-    leaving: Cell<bool>,
-    /// Whether bytes of the last request's body may still come.
-    body_open: Cell<bool>,
-    patience: Timer,
-    send: Timer,
-    head: RefCell<Head>,
-    cut: Fate,
-    limits: Arc<Limits>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Nothing has come yet.
-    Fresh,
-    Idle,
-    Head,
-    Request,
-    /// The answer is complete and not yet all written.
-    Answered,
-}
-
-impl State {
-    fn new(timers: &Timers, limits: Arc<Limits>) -> Self {
-        let state = Self {
-            phase: Cell::new(Phase::Fresh),
-            request: Cell::new(0),
-            leaving: Cell::new(false),
-            body_open: Cell::new(false),
-            patience: timers.timer(),
-            send: timers.timer(),
-            head: RefCell::default(),
-            cut: Rc::default(),
-            limits,
-        };
-        state.patience.arm(state.limits.header_timeout.0);
-        state.head.borrow_mut().begin();
-        state
-    }
-
-    fn received(&self) {
-        if self.phase.get() == Phase::Idle && !self.body_open.get() {
-            self.phase.set(Phase::Head);
-            self.patience.arm(self.limits.header_timeout.0);
-            self.head.borrow_mut().begin();
-        }
-    }
-
-    fn begin(&self, body: &Incoming) {
-        self.phase.set(Phase::Request);
-        self.request.set(self.request.get() + 1);
-        self.body_open.set(!body.is_end_stream());
-        self.patience.arm(self.limits.request_time.0);
-    }
-
-    /// The body of this request has been received. Whoever says so may be late: the next request
-    /// can have begun.
-    fn body_ended(&self, request: u64) {
-        if request == self.request.get() {
-            self.body_open.set(false);
-        }
-    }
-
-    /// All of the answer is on its way; what is left of it still has the request's time.
-    fn answered(&self) {
-        self.phase.set(Phase::Answered);
-    }
-
-    /// All that was written has gone.
-    fn flushed(&self) {
-        if self.phase.get() == Phase::Answered {
-            self.phase.set(Phase::Idle);
-            let idle = self.limits.idle_timeout.0;
-            self.patience.arm(if self.leaving.get() { idle.min(LAST_REQUEST_TIME) } else { idle });
-        }
-    }
-
-    /// What a client that is between two requests still gets once we leave: time for one that is
-    /// on its way.
-    fn leave(&self) {
-        self.leaving.set(true);
-        if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) {
-            self.patience.arm(LAST_REQUEST_TIME);
-        }
-    }
-
-    fn cut(&self, limit: &'static str) -> Ended {
-        self.cut.set(Some(limit));
-        Ended::TimedOut(limit)
-    }
-
-    /// How a connection ends whose patience is over.
-    fn run_out(&self) -> Ended {
-        match self.phase.get() {
-            Phase::Idle => Ended::Well,
-            Phase::Fresh if self.leaving.get() => Ended::Well,
-            Phase::Fresh | Phase::Head => self.cut("header_timeout"),
-            Phase::Request | Phase::Answered => self.cut("request_time"),
-        }
-    }
-}
-
-const LAST_REQUEST_TIME: Duration = Duration::from_millis(500);
-
-/// A request is over when its answer's body is dropped.
-struct RequestGuard(Rc<State>);
-
-impl Drop for RequestGuard {
-    fn drop(&mut self) {
-        self.0.answered();
-    }
-}
-
-/// An answer's body that knows which request it ends.
-struct Guarded<B> {
-    body: B,
-    _guard: RequestGuard,
-}
-
-impl<B: Body + Unpin> Body for Guarded<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// The stream, telling the state what it sees.
-struct Watched {
-    stream: Stream,
-    state: Rc<State>,
-}
-
-impl Watched {
-    /// Starts the clock of a client that does not read, and stops it when it does.
-    fn sent<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        match &outcome {
-            Poll::Pending if !self.state.send.is_armed() => {
-                self.state.send.arm(self.state.limits.send_idle_timeout.0);
-            }
-            Poll::Ready(_) if self.state.send.is_armed() => self.state.send.disarm(),
-            _ => {}
-        }
-        outcome
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let due = this.state.head.borrow_mut().take_pending(buffer.remaining());
-        if !due.is_empty() {
-            buffer.put_slice(&due);
-            return Poll::Ready(Ok(()));
-        }
-        let before = buffer.filled().len();
-        let outcome = Pin::new(&mut this.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            this.state.received();
-            let mut head = this.state.head.borrow_mut();
-            if let Cow::Owned(encoded) = head.pass(&buffer.filled()[before..]) {
-                buffer.set_filled(before);
-                let (fits, rest) = encoded.split_at(encoded.len().min(buffer.remaining()));
-                buffer.put_slice(fits);
-                head.hold(rest);
-            }
-        }
-        outcome
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.sent(outcome)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.sent(outcome)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    /// Called once there is nothing left to write.
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_flush(context);
-        if outcome.is_ready() {
-            self.state.flushed();
-        }
-        self.sent(outcome)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

@@ -27,6 +27,7 @@ pub struct Head {
 }
 
 /// What the parser was not shown of a request.
+#[derive(Default)]
 pub struct Unshown {
     /// The query as it was received, if it differs. To be compared with the one that was parsed.
     pub query: Option<Vec<u8>>,

@@ -7,6 +7,8 @@
 mod certificate;
 mod connection;
 mod head;
+mod http1;
+mod http2;
 mod stream;
 pub mod timer;
 mod tls;
@@ -21,7 +23,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -74,7 +76,7 @@ enum Message {
     Connection {
         stream: std::net::TcpStream,
         peer: SocketAddr,
-        tls: Option<Arc<Tls>>,
+        transport: Arc<Transport>,
         ticket: Ticket,
     },
     /// Answered when all that was under way in this turn of the loop is done.
@@ -84,9 +86,18 @@ enum Message {
     Drain,
 }
 
+/// How clients of a listener speak.
+#[derive(Default)]
+pub struct Transport {
+    /// Clear text if there is none.
+    pub tls: Option<Arc<Tls>>,
+    /// In clear text, whether clients may begin with HTTP/2.
+    pub h2c: bool,
+}
+
 /// A listener at work.
 pub struct Acceptor {
-    tls: Arc<ArcSwapOption<Tls>>,
+    transport: Arc<ArcSwap<Transport>>,
     stop: CancellationToken,
     /// Cancelled once all whom it has accepted are handed over.
     stopped: CancellationToken,
@@ -95,8 +106,8 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Meets connections from now on with this TLS, or in clear text.
-    pub fn secure(&self, tls: Option<Arc<Tls>>) {
-        self.tls.store(tls);
+    pub fn secure(&self, transport: Transport) {
+        self.transport.store(Arc::new(transport));
     }
 
     pub fn stop(&self) {
@@ -162,10 +173,10 @@ impl Face {
 
     /// Accepts connections until told to stop; in clear text without TLS. Must be called within a
     /// runtime.
-    pub fn accept(self: &Arc<Self>, listener: TcpListener, tls: Option<Arc<Tls>>) -> Acceptor {
+    pub fn accept(self: &Arc<Self>, listener: TcpListener, transport: Transport) -> Acceptor {
         let (face, stop) = (Arc::clone(self), CancellationToken::new());
-        let tls = Arc::new(ArcSwapOption::from(tls));
-        let (stopping, current) = (stop.clone(), Arc::clone(&tls));
+        let transport = Arc::new(ArcSwap::from_pointee(transport));
+        let (stopping, current) = (stop.clone(), Arc::clone(&transport));
         let stopped = CancellationToken::new();
         let end = stopped.clone().drop_guard();
         let task = tokio::spawn(async move {
@@ -191,7 +202,7 @@ impl Face {
                 }
             }
         });
-        Acceptor { tls, stop, stopped, task }
+        Acceptor { transport, stop, stopped, task }
     }
 
     /// To the worker with the fewest connections.
@@ -199,7 +210,7 @@ impl Face {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        tls: Option<Arc<Tls>>,
+        transport: Arc<Transport>,
         permit: OwnedSemaphorePermit,
     ) {
         let least = self.workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
@@ -209,7 +220,7 @@ impl Face {
         // It fails for a peer that is already gone.
         let Ok(stream) = stream.into_std() else { return };
         // A worker that has ended takes none; the connection closes.
-        let _ = worker.messages.send(Message::Connection { stream, peer, tls, ticket });
+        let _ = worker.messages.send(Message::Connection { stream, peer, transport, ticket });
     }
 
     /// A closure that returns once every worker has come round its loop: what any of them was
@@ -316,10 +327,10 @@ fn run_worker<S: Service>(
         tokio::task::spawn_local(sweep(Rc::clone(&scope)));
         while let Some(message) = inbox.recv().await {
             match message {
-                Message::Connection { stream, peer, tls, ticket } => {
+                Message::Connection { stream, peer, transport, ticket } => {
                     let scope = Rc::clone(&scope);
                     tokio::task::spawn_local(async move {
-                        connection::serve(scope, stream, peer, tls).await;
+                        connection::serve(scope, stream, peer, &transport).await;
                         drop(ticket);
                     });
                 }

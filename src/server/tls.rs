@@ -22,6 +22,7 @@ use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
 use super::certificate::{end, read_certificates, read_key};
+use super::connection::HTTP_2;
 use crate::clock::Timestamp;
 use crate::config::tls::{self as config, ClientAuth};
 
@@ -151,7 +152,7 @@ impl Material {
             .expect("the provider has suites for both")
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(ByName(keys)));
-        server.alpn_protocols = vec![b"http/1.1".to_vec()];
+        server.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
         server.session_storage = Arc::clone(sessions);
         if !sessions.can_cache() {
             server.send_tls13_tickets = 0;

@@ -8,6 +8,7 @@ mod credentials;
 mod forwarding;
 mod guard;
 mod http;
+mod http2;
 mod lifecycle;
 mod refusals;
 mod secrecy;

@@ -169,7 +169,7 @@ fn serves_over_both_versions_and_tells_the_backend() {
         [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)]
     {
         let mut config = authority.config(&[version], None);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let client = TlsClient { config, ..authority.client() };
         let mut first = client.connect(guard.proxy);
         for _ in 0..2 {
@@ -236,7 +236,7 @@ fn handshakes_that_fail_are_counted_and_harm_nobody() {
 
     // No protocol in common.
     let mut config = authority.config(&[&TLS13], None);
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"h3".to_vec()];
     let told = TlsClient { config, ..authority.client() }.refusal(guard.proxy);
     assert!(told.contains("NoApplicationProtocol"), "{told}");
     wait_for("the count", || rejects(&guard, "tls") == 3.0);
@@ -253,6 +253,16 @@ fn handshakes_that_fail_are_counted_and_harm_nobody() {
     assert_eq!(authority.client().connect(guard.proxy).get("/Users", TOKEN).status, 200);
     wait_for("their ends", || guard.metric("scim_guard_connections{face=\"proxy\"}") == 0.0);
     assert_eq!(rejects(&guard, "tls"), 3.0);
+}
+
+#[test]
+fn clients_that_speak_http_2_are_answered_so() {
+    let (backend, authority) = (Backend::friendly(), Authority::new());
+    let guard = setup(&backend, &authority.pair(&["localhost"])).start();
+    let mut config = authority.config(&[&TLS13], None);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let client = TlsClient { config, ..authority.client() }.connect(guard.proxy);
+    assert_eq!(client.stream.conn.alpn_protocol(), Some(b"h2".as_slice()));
 }
 
 #[test]

@@ -120,7 +120,7 @@ async fn it_runs_as_a_face_and_leaves_when_told() {
     let face = Arc::new(face);
     let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).expect("bound");
     let address = listener.local_addr().expect("an address");
-    let acceptor = face.accept(listener, None);
+    let acceptor = face.accept(listener, crate::server::Transport::default());
     let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
     let head = |method: &str, path: &str, who: &str, more: &str| {
         format!(

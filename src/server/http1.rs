@@ -1,0 +1,330 @@
+//! HTTP/1.1 by hyper, with the time limits that hyper does not have.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connection::{Connection, Ended, Fate};
+use super::head::{Head, Unshown};
+use super::stream::Stream;
+use super::timer::{Timer, Timers};
+use super::{Scope, Service};
+use crate::config::Limits;
+
+/// Serves a connection to its end.
+pub(super) async fn run<S: Service>(
+    scope: &Rc<Scope<S>>,
+    state: &Rc<State>,
+    stream: Stream,
+    connection: Rc<Connection>,
+) -> Ended {
+    let header_bytes = state.limits.header_bytes.0 as usize;
+    let service = service_fn(|request: Request<Incoming>| {
+        let (scope, connection) = (Rc::clone(scope), Rc::clone(&connection));
+        let state = Rc::clone(state);
+        state.begin(request.body());
+        async move {
+            let mut response = scope.service.call(request, &connection).await;
+            if scope.leaving.get() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            let guard = RequestGuard(state);
+            Ok::<_, std::convert::Infallible>(response.map(|body| Guarded { body, _guard: guard }))
+        }
+    });
+    let io = TokioIo::new(Watched { stream, state: Rc::clone(state) });
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(header_bytes).max_buf_size(header_bytes.max(BUFFER_BYTES));
+    let mut http = builder.serve_connection(io, service);
+    match within_limits(scope, state, Pin::new(&mut http)).await {
+        Ok(result) => result.map_or_else(Ended::Error, |()| Ended::Well),
+        Err(Ended::Well) => {
+            http.into_parts().io.into_inner().stream.farewell().await;
+            Ended::Well
+        }
+        Err(ended) => ended,
+    }
+}
+
+/// Waits for the future, unless the connection's time is over before.
+pub(super) async fn within_limits<S, F: Future>(
+    scope: &Scope<S>,
+    state: &State,
+    mut future: Pin<&mut F>,
+) -> Result<F::Output, Ended> {
+    let mut drain = pin!(scope.draining.cancelled());
+    poll_fn(|context| {
+        if !state.leaving.get() && drain.as_mut().poll(context).is_ready() {
+            state.leave();
+        }
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Ok(output));
+        }
+        if state.send.poll_elapsed(context).is_ready() {
+            return Poll::Ready(Err(state.cut("send_idle_timeout")));
+        }
+        state.patience.poll_elapsed(context).map(|()| Err(state.run_out()))
+    })
+    .await
+}
+
+/// What hyper takes by itself: enough for a head and some of a body.
+const BUFFER_BYTES: usize = 400 << 10;
+/// Where a connection is, and until when.
+pub(super) struct State {
+    phase: Cell<Phase>,
+    /// The number of the latest request.
+    request: Cell<u64>,
+    leaving: Cell<bool>,
+    /// Whether bytes of the last request's body may still come.
+    body_open: Cell<bool>,
+    patience: Timer,
+    send: Timer,
+    head: RefCell<Head>,
+    cut: Fate,
+    limits: Arc<Limits>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing has come yet.
+    Fresh,
+    Idle,
+    Head,
+    Request,
+    /// The answer is complete and not yet all written.
+    Answered,
+}
+
+impl State {
+    pub(super) fn new(timers: &Timers, limits: Arc<Limits>) -> Self {
+        let state = Self {
+            phase: Cell::new(Phase::Fresh),
+            request: Cell::new(0),
+            leaving: Cell::new(false),
+            body_open: Cell::new(false),
+            patience: timers.timer(),
+            send: timers.timer(),
+            head: RefCell::default(),
+            cut: Rc::default(),
+            limits,
+        };
+        state.patience.arm(state.limits.header_timeout.0);
+        state.head.borrow_mut().begin();
+        state
+    }
+
+    pub(super) fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    pub(super) fn fate(&self) -> Fate {
+        Rc::clone(&self.cut)
+    }
+
+    pub(super) fn unshown(&self) -> Unshown {
+        self.head.borrow_mut().take()
+    }
+
+    pub(super) fn request(&self) -> u64 {
+        self.request.get()
+    }
+
+    fn received(&self) {
+        if self.phase.get() == Phase::Idle && !self.body_open.get() {
+            self.phase.set(Phase::Head);
+            self.patience.arm(self.limits.header_timeout.0);
+            self.head.borrow_mut().begin();
+        }
+    }
+
+    fn begin(&self, body: &Incoming) {
+        self.phase.set(Phase::Request);
+        self.request.set(self.request.get() + 1);
+        self.body_open.set(!body.is_end_stream());
+        self.patience.arm(self.limits.request_time.0);
+    }
+
+    /// The body of this request has been received. Whoever says so may be late: the next request
+    /// can have begun.
+    pub(super) fn body_ended(&self, request: u64) {
+        if request == self.request.get() {
+            self.body_open.set(false);
+        }
+    }
+
+    /// All of the answer is on its way; what is left of it still has the request's time.
+    fn answered(&self) {
+        self.phase.set(Phase::Answered);
+    }
+
+    /// All that was written has gone.
+    fn flushed(&self) {
+        if self.phase.get() == Phase::Answered {
+            self.phase.set(Phase::Idle);
+            let idle = self.limits.idle_timeout.0;
+            self.patience.arm(if self.leaving.get() { idle.min(LAST_REQUEST_TIME) } else { idle });
+        }
+    }
+
+    /// What a client that is between two requests still gets once we leave: time for one that is
+    /// on its way.
+    fn leave(&self) {
+        self.leaving.set(true);
+        if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) {
+            self.patience.arm(LAST_REQUEST_TIME);
+        }
+    }
+
+    fn cut(&self, limit: &'static str) -> Ended {
+        self.cut.set(Some(limit));
+        Ended::TimedOut(limit)
+    }
+
+    /// How a connection ends whose patience is over.
+    fn run_out(&self) -> Ended {
+        match self.phase.get() {
+            Phase::Idle => Ended::Well,
+            Phase::Fresh if self.leaving.get() => Ended::Well,
+            Phase::Fresh | Phase::Head => self.cut("header_timeout"),
+            Phase::Request | Phase::Answered => self.cut("request_time"),
+        }
+    }
+}
+
+const LAST_REQUEST_TIME: Duration = Duration::from_millis(500);
+
+/// A request is over when its answer's body is dropped.
+struct RequestGuard(Rc<State>);
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
+}
+
+/// An answer's body that knows which request it ends.
+struct Guarded<B> {
+    body: B,
+    _guard: RequestGuard,
+}
+
+impl<B: Body + Unpin> Body for Guarded<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The stream, telling the state what it sees.
+struct Watched {
+    stream: Stream,
+    state: Rc<State>,
+}
+
+impl Watched {
+    /// Starts the clock of a client that does not read, and stops it when it does.
+    fn sent<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match &outcome {
+            Poll::Pending if !self.state.send.is_armed() => {
+                self.state.send.arm(self.state.limits.send_idle_timeout.0);
+            }
+            Poll::Ready(_) if self.state.send.is_armed() => self.state.send.disarm(),
+            _ => {}
+        }
+        outcome
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let due = this.state.head.borrow_mut().take_pending(buffer.remaining());
+        if !due.is_empty() {
+            buffer.put_slice(&due);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut this.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            this.state.received();
+            let mut head = this.state.head.borrow_mut();
+            if let Cow::Owned(encoded) = head.pass(&buffer.filled()[before..]) {
+                buffer.set_filled(before);
+                let (fits, rest) = encoded.split_at(encoded.len().min(buffer.remaining()));
+                buffer.put_slice(fits);
+                head.hold(rest);
+            }
+        }
+        outcome
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.sent(outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.sent(outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Called once there is nothing left to write.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_flush(context);
+        if outcome.is_ready() {
+            self.state.flushed();
+        }
+        self.sent(outcome)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
