@@ -50,6 +50,20 @@ impl CredentialReader {
 
     /// All rows, or all that is wrong with them.
     pub fn read(&mut self, content: &[u8]) -> Result<Listing, Faults> {
+        let rows = self.read_rows(content)?;
+        Ok(rows.into_iter().map(Row::into_credential).collect())
+    }
+
+    /// All rows with what people call them.
+    pub fn read_labelled(&mut self, content: &[u8]) -> Result<Vec<(Credential, String)>, Faults> {
+        let labelled = |mut row: Row| {
+            let label = row.label.take().unwrap_or_default();
+            (row.into_credential(), label)
+        };
+        Ok(self.read_rows(content)?.into_iter().map(labelled).collect())
+    }
+
+    fn read_rows(&mut self, content: &[u8]) -> Result<Vec<Row>, Faults> {
         self.ends_line.1 = content.ends_with(b"\n");
         if self.ends_line == (true, false) && !content.is_empty() && !content.ends_with(b"]") {
             return Err(Faults::one(
@@ -73,7 +87,7 @@ impl CredentialReader {
         if !faults.is_empty() {
             return Err(Faults(faults));
         }
-        Ok(rows.into_iter().map(|(_, row)| row.into_credential()).collect())
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
 
     /// What was read last is in force now.
@@ -266,7 +280,7 @@ fn json_faults<T: serde::de::DeserializeOwned>(line: u64, text: &str) -> Vec<Fau
 const EMPTY: &str = "this is empty: write [] if there should be nothing in it";
 
 /// A row of the credential file. Keys are the native API's; those that only inform people are
-/// known and not kept.
+/// known, and not kept but for the label.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
@@ -281,8 +295,7 @@ struct Row {
     _credential_type: Option<CredentialType>,
     #[serde(rename = "create_time")]
     _create_time: Option<Text<Timestamp>>,
-    #[serde(rename = "label")]
-    _label: Option<String>,
+    label: Option<String>,
     #[serde(rename = "hint")]
     _hint: Option<String>,
     #[serde(rename = "created_by")]
