@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{ConfigFile, Form, Output};
+use super::ConfigFile;
+use super::output::{Form, Output};
 use crate::clock::Clock;
 use crate::config::yaml::Fault;
 use crate::config::{Config, Invalid};

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
-use super::{ConfigFile, Output};
+use super::ConfigFile;
+use super::output::Output;
 use crate::authority::files::Follower;
 use crate::authority::{Access, Authority};
 use crate::clock::Clock;

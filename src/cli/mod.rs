@@ -7,14 +7,15 @@ mod check;
 mod demo;
 mod explain;
 mod health;
+mod output;
 mod sample;
 mod serve;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use comfy_table::{ContentArrangement, Table, presets};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use output::Output;
 
 use crate::config::Config;
 
@@ -82,53 +83,15 @@ enum Command {
 
 #[derive(Args)]
 struct ConfigFile {
+    /// The config file
     #[arg(long = "config", short = 'c', env = "SCIM_GUARD_CONFIG", default_value = "proxy.yaml")]
+    #[arg(value_name = "PATH", global = true)]
     file: PathBuf,
 }
 
 impl ConfigFile {
     fn load(&self) -> Result<Config, String> {
         Config::load(&self.file).map_err(|invalid| invalid.to_string())
-    }
-}
-
-#[derive(Args)]
-struct Output {
-    #[arg(long = "output", short = 'o', value_enum, default_value_t = Form::Table)]
-    form: Form,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Form {
-    Table,
-    Json,
-}
-
-impl Output {
-    /// Prints what a command found, for people or for programs.
-    fn print(&self, facts: &[(&str, serde_json::Value)]) {
-        match self.form {
-            Form::Json => {
-                let map: serde_json::Map<_, _> =
-                    facts.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-                anstream::println!("{}", serde_json::Value::Object(map));
-            }
-            Form::Table => {
-                let mut table = Table::new();
-                table.load_style(presets::NOTHING);
-                table.set_content_arrangement(ContentArrangement::Disabled);
-                for (key, value) in facts {
-                    let text = match value {
-                        serde_json::Value::Null => "-".to_owned(),
-                        serde_json::Value::String(text) => text.clone(),
-                        other => other.to_string(),
-                    };
-                    table.add_row([key.replace('_', " "), text]);
-                }
-                let text = table.to_string();
-                text.lines().for_each(|line| anstream::println!("{}", line.trim_end()));
-            }
-        }
     }
 }
 
