@@ -19,7 +19,7 @@ pub fn run(file: &ConfigFile, ready: bool) -> Result<ExitCode, String> {
 }
 
 /// Who listens everywhere is found on loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -1,13 +1,17 @@
 //! Arguments and commands. Tables for people, `--output json` for programs.
 //!
-//! Exit codes: 0 done; 1 failed, invalid or refused; 2 bad usage; 3 a drain that its deadline cut
-//! off.
+//! Exit codes: 0 done; 1 failed, invalid, refused, or a receipt that is not complete; 2 bad usage; 3 a
+//! drain that its deadline cut off; 10 `credential list --expiring` has found some.
 
+mod api;
+mod argument;
 mod check;
+mod credential;
 mod demo;
 mod explain;
 mod health;
 mod output;
+mod receipt;
 mod sample;
 mod serve;
 
@@ -49,6 +53,8 @@ enum Command {
     },
     /// Show everything in one process: a proxy, a sample backend, a fresh credential
     Demo,
+    /// Make credentials, list and change them, through the admin API
+    Credential(credential::Credential),
     /// Tell what would become of a request, and why; the token is read from standard input
     Explain {
         #[command(flatten)]
@@ -102,6 +108,7 @@ pub fn run() -> ExitCode {
         Command::Serve { config, watch } => serve::run(&config, watch),
         Command::Check { config, print, output } => check::run(&config, print, &output),
         Command::Demo => demo::run(),
+        Command::Credential(arguments) => asking(credential::run(arguments)),
         Command::Explain { config, id, method, path, host, output } => {
             let request = explain::Request { id, method, path, host };
             explain::run(&config, &request, &output)
@@ -128,10 +135,69 @@ pub fn run() -> ExitCode {
     })
 }
 
+/// Runs a command that asks an admin API.
+fn asking(command: impl Future<Output = Result<ExitCode, String>>) -> Result<ExitCode, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(command)
+}
+
 /// A core dump would hold tokens.
 fn refuse_core_dumps() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     // Where neither is allowed there is no dump either.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("scim-guard").chain(line.split(' ')))
+    }
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+        for line in [
+            "credential create",
+            "credential create --tenant z-1 --label Okta --expires 90d --wait",
+            "credential list --expiring 90d -o json --admin-url http://127.0.0.1:1",
+            "credential show c-1 --config other.yaml",
+            "credential disable c-1 --wait=0s --admin-token env:TOKEN",
+            "credential rotate c-1 --leaked",
+            "credential rotate c-1 --overlap 1h --expires 2030-01-01T00:00:00Z",
+            "credential enroll --expires 1y",
+            "credential import credentials.yaml --wait=1m",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_refused_argument_is_not_repeated() {
+        for (line, told) in [
+            ("credential list --admin-token s3cret", "file:PATH or env:NAME"),
+            ("credential list --admin-url s3cret", "https://"),
+            ("credential enroll --expires 1y --digest s3cret", "sha256:"),
+            ("credential enroll --expires 1y s3cret", "standard input"),
+            ("credential show s/3cret", "an id of"),
+            ("credential create --expires s3cret", "such as 90d"),
+            ("credential create --wait=s3cret", "a whole number and a unit"),
+        ] {
+            let error = parse(line).err().expect(line);
+            let text = error.to_string();
+            assert_eq!(
+                (error.kind(), error.exit_code()),
+                (ErrorKind::ValueValidation, 2),
+                "{line}"
+            );
+            assert!(text.contains(told) && !text.contains("3cret"), "{text}");
+        }
+        let both = parse("credential rotate c-1 --leaked --overlap 1h").err().expect("refused");
+        assert_eq!(both.kind(), ErrorKind::ArgumentConflict);
+    }
 }

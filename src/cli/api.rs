@@ -1,0 +1,366 @@
+//! How commands find the admin API and talk with it: by arguments and the environment, or else by
+//! the config. It never prints a token.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use super::{ConfigFile, argument};
+use crate::config::value::{AdminUrl, RouteTenant, SecretRef};
+use crate::config::{Admin, Config, Native, Source, read_secret};
+use crate::credential::{CredentialId, TenantId};
+use crate::source::client::{Answer, Client};
+
+#[derive(Args)]
+pub struct ApiArgs {
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Where the admin API is. Default: what the config says
+    #[arg(long, value_name = "URL", env = "SCIM_GUARD_ADMIN_URL", global = true)]
+    #[arg(value_parser = argument::ADMIN_URL)]
+    admin_url: Option<AdminUrl>,
+    /// Where the token for it is: file:PATH or env:NAME. Default: what the config says
+    #[arg(long, value_name = "REFERENCE", env = "SCIM_GUARD_ADMIN_TOKEN", global = true)]
+    #[arg(value_parser = argument::SECRET_REF, hide_env_values = true)]
+    admin_token: Option<SecretRef>,
+    /// Certificates, in PEM, that the admin API's one must come from. Default: the system's
+    #[arg(long, value_name = "PATH", global = true)]
+    admin_ca: Option<PathBuf>,
+    /// Allow http:// beyond loopback: whoever listens on the way reads tokens
+    #[arg(long, global = true)]
+    insecure_cleartext: bool,
+}
+
+/// An admin API, and how we came to ask this one.
+pub struct Api {
+    client: Client,
+    found: Found,
+}
+
+struct Found {
+    url: AdminUrl,
+    token: SecretRef,
+    ca: Option<PathBuf>,
+    cleartext_allowed: bool,
+    /// Who named them, as people can look it up.
+    url_from: String,
+    token_from: String,
+    /// The tenants that the config names, if it is what led here.
+    tenants: Vec<TenantId>,
+}
+
+impl ApiArgs {
+    /// Fails if it is not told where the API is, or the token cannot be read. Nobody is asked yet.
+    pub fn open(&self) -> Result<Api, String> {
+        let found = match (&self.admin_url, &self.admin_token) {
+            (Some(url), Some(token)) => self.told(url, token),
+            (Some(_), None) => {
+                return Err(
+                    "a URL alone does not open it: name the token for it by --admin-token \
+                            or SCIM_GUARD_ADMIN_TOKEN (file:PATH or env:NAME)"
+                        .to_owned(),
+                );
+            }
+            (None, _) => {
+                let or = "or name an admin API by --admin-url and --admin-token";
+                let config = self.config.load().map_err(|invalid| format!("{invalid}\n{or}"))?;
+                self.in_config(&config)?
+            }
+        };
+        Api::open(found)
+    }
+
+    fn told(&self, url: &AdminUrl, token: &SecretRef) -> Found {
+        Found {
+            url: url.clone(),
+            token: token.clone(),
+            ca: self.admin_ca.clone(),
+            cleartext_allowed: self.insecure_cleartext,
+            url_from: "--admin-url or SCIM_GUARD_ADMIN_URL".to_owned(),
+            token_from: TOKEN_ARGUMENT.to_owned(),
+            tenants: Vec::new(),
+        }
+    }
+
+    /// What the config's proxies follow, or else what it serves.
+    fn in_config(&self, config: &Config) -> Result<Found, String> {
+        let file = self.config.file.display();
+        let native = config.credentials.native.as_ref();
+        let follows = config.credentials.source == Source::Native;
+        let mut found = match (&config.admin, native) {
+            (_, Some(native)) if follows => followed(native, &file.to_string()),
+            (Some(admin), _) => served(admin, &file.to_string())?,
+            (None, Some(native)) => followed(native, &file.to_string()),
+            (None, None) => {
+                return Err(format!(
+                    "{file} has neither a section `admin` nor `credentials.native`: name an admin \
+                     API by --admin-url and --admin-token"
+                ));
+            }
+        };
+        if let Some(token) = &self.admin_token {
+            (found.token, found.token_from) = (token.clone(), TOKEN_ARGUMENT.to_owned());
+        }
+        if let Some(ca) = &self.admin_ca {
+            found.ca = Some(ca.clone());
+        }
+        found.cleartext_allowed |= self.insecure_cleartext;
+        found.tenants = tenants(config);
+        Ok(found)
+    }
+}
+
+const TOKEN_ARGUMENT: &str = "--admin-token or SCIM_GUARD_ADMIN_TOKEN";
+
+/// The admin API that a process with this config serves, with the operator's token of its first
+/// start.
+fn served(admin: &Admin, file: &str) -> Result<Found, String> {
+    let listen = super::health::reachable(admin.listen.0);
+    if listen.port() == 0 {
+        return Err(format!(
+            "admin.listen in {file} lets the system choose the port: name it by --admin-url and \
+             --admin-token"
+        ));
+    }
+    let url = AdminUrl { secure: false, authority: listen.to_string() };
+    Ok(Found {
+        url,
+        token: SecretRef::File(admin.store.0.with_file_name("admin.token")),
+        ca: None,
+        cleartext_allowed: admin.insecure_cleartext,
+        url_from: format!("admin.listen in {file}"),
+        token_from: "written beside the store at its first start".to_owned(),
+        tenants: Vec::new(),
+    })
+}
+
+fn followed(native: &Native, file: &str) -> Found {
+    Found {
+        url: native.url.clone(),
+        token: native.token.clone(),
+        ca: native.ca.clone(),
+        cleartext_allowed: native.insecure_cleartext,
+        url_from: format!("credentials.native.url in {file}"),
+        token_from: format!("credentials.native.token in {file}"),
+        tenants: Vec::new(),
+    }
+}
+
+fn tenants(config: &Config) -> Vec<TenantId> {
+    let routes = config.proxy.iter().flat_map(|proxy| &proxy.routes);
+    let by_routes = routes.filter_map(|route| match &route.tenant {
+        RouteTenant::One(tenant) => Some(tenant.clone()),
+        RouteTenant::ByPath => None,
+    });
+    let declared = config.admin.iter().flat_map(|admin| &admin.tenants);
+    let mut all: Vec<_> = by_routes.chain(declared.map(|tenant| tenant.0.clone())).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// What the API has done or found.
+pub struct Done {
+    pub body: Value,
+    /// The number of the change, if it was one.
+    pub revision: Option<u64>,
+}
+
+/// Why it has not.
+#[derive(Debug)]
+pub struct Failure {
+    /// The stable word of its kind; none if there was no answer of an admin API.
+    pub code: Option<String>,
+    /// The problem document.
+    pub body: Value,
+    pub text: String,
+}
+
+impl From<Failure> for String {
+    fn from(failure: Failure) -> Self {
+        failure.text
+    }
+}
+
+impl Failure {
+    pub fn is(&self, code: &str) -> bool {
+        self.code.as_deref() == Some(code)
+    }
+
+    /// Whether the next request would fare no better.
+    pub fn is_general(&self) -> bool {
+        const GENERAL: [&str; 4] =
+            ["token_missing", "invalid_token", "role_insufficient", "logins_limited"];
+        self.code.as_deref().is_none_or(|code| GENERAL.contains(&code))
+    }
+}
+
+impl Api {
+    fn open(found: Found) -> Result<Self, String> {
+        let Found { url, token, ca, url_from, token_from, .. } = &found;
+        if !url.secure && !url.is_loopback() && !found.cleartext_allowed {
+            return Err(format!(
+                "{url} ({url_from}): tokens would go over the network in clear text: write \
+                 https://, or --insecure-cleartext if something else encrypts"
+            ));
+        }
+        read_secret(token).map_err(|error| {
+            format!(
+                "no token for {url}: {error}\nits place comes from: {token_from}; name another by \
+                 --admin-token (file:PATH or env:NAME)"
+            )
+        })?;
+        let client = Client::new(url.clone(), token.clone(), ca.as_deref())?;
+        Ok(Self { client, found })
+    }
+
+    pub fn url(&self) -> &AdminUrl {
+        &self.found.url
+    }
+
+    pub async fn get(&self, target: &str) -> Result<Value, Failure> {
+        Ok(self.send(Method::GET, target, None).await?.body)
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+    ) -> Result<Done, Failure> {
+        self.send_within(ANSWER_TIME, method, target, body).await
+    }
+
+    pub async fn send_within(
+        &self,
+        time: Duration,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+    ) -> Result<Done, Failure> {
+        let sent = self.client.send(method, target, body);
+        let answer = match tokio::time::timeout(time, sent).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(what)) => return Err(self.unreachable(&what)),
+            Err(_) => {
+                let what = format!("{}: no answer within {} s", self.url(), time.as_secs());
+                return Err(self.unreachable(&what));
+            }
+        };
+        let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
+        match body.filter(Value::is_object) {
+            Some(body) if answer.is_success() => {
+                let revision = answer.headers.get("scim-guard-revision");
+                let revision = revision.and_then(|it| it.to_str().ok()?.parse().ok());
+                Ok(Done { body, revision })
+            }
+            Some(body) if body["code"].is_string() => Err(self.refused(&answer, body)),
+            _ => Err(self.unreachable(&format!(
+                "{}: this is no answer of an admin API (HTTP {})",
+                self.url(),
+                answer.status.as_u16()
+            ))),
+        }
+    }
+
+    fn unreachable(&self, what: &str) -> Failure {
+        let text = format!(
+            "{what}\nthe address comes from: {}; see that `scim-guard serve` runs there, or name \
+             another by --admin-url and --admin-token",
+            self.found.url_from
+        );
+        Failure { code: None, body: Value::Null, text }
+    }
+
+    fn refused(&self, answer: &Answer, body: Value) -> Failure {
+        let mut text = format!("{}: {}", self.url(), answer.complaint());
+        if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            let Found { token, token_from, .. } = &self.found;
+            text += &format!(
+                "\nthe token is {token} (from: {token_from}); name another by --admin-token"
+            );
+        }
+        text += &room(&body);
+        Failure { code: answer.code(), body, text }
+    }
+
+    /// The tenants that the token sees.
+    pub async fn tenants(&self) -> Result<Vec<TenantId>, Failure> {
+        let body = self.get("/v1/tenants").await?;
+        let rows = body["tenants"].as_array().into_iter().flatten();
+        Ok(rows.filter_map(|row| TenantId::parse(row["tenant"].as_str()?).ok()).collect())
+    }
+
+    /// The tenant that is meant when none is named: the only one there is, or that the config
+    /// names.
+    pub async fn only_tenant(&self) -> Result<TenantId, String> {
+        let seen = self.tenants().await?;
+        match (seen.as_slice(), self.found.tenants.as_slice()) {
+            ([tenant], _) => Ok(tenant.clone()),
+            ([_, ..], [tenant]) if seen.contains(tenant) => Ok(tenant.clone()),
+            ([], _) => Err(format!(
+                "{} shows no tenant to this token: declare one by a route or by `admin.tenants`",
+                self.url()
+            )),
+            _ => Err(format!("say which tenant by --tenant: {}", listed(&seen))),
+        }
+    }
+
+    /// A credential, in this tenant or in the only one that has it.
+    pub async fn credential(
+        &self,
+        id: &CredentialId,
+        tenant: Option<&TenantId>,
+    ) -> Result<(TenantId, Value), String> {
+        if let Some(tenant) = tenant {
+            return Ok((tenant.clone(), self.get(&target(tenant, id)).await?));
+        }
+        let mut found = Vec::new();
+        for tenant in self.tenants().await? {
+            match self.get(&target(&tenant, id)).await {
+                Ok(credential) => found.push((tenant, credential)),
+                // A tenant may go while we look.
+                Err(failure)
+                    if failure.is("credential_unknown") || failure.is("tenant_unknown") => {}
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        match found.len() {
+            0 => Err(format!("{}: no tenant that this token sees has credential {id}", self.url())),
+            1 => Ok(found.remove(0)),
+            _ => {
+                let tenants: Vec<_> = found.into_iter().map(|(tenant, _)| tenant).collect();
+                Err(format!(
+                    "{id} is in several tenants, say which by --tenant: {}",
+                    listed(&tenants)
+                ))
+            }
+        }
+    }
+}
+
+/// Where the API has a credential.
+pub fn target(tenant: &TenantId, id: &CredentialId) -> String {
+    format!("/v1/tenants/{tenant}/credentials/{id}")
+}
+
+/// How to make room where a limit leaves none, in the words of our commands.
+fn room(body: &Value) -> String {
+    let held = body["credentials"].as_array().into_iter().flatten();
+    let lines = held.filter_map(|it| {
+        let (id, tenant) = (it["credential_id"].as_str()?, it["tenant"].as_str()?);
+        Some(format!("\n  scim-guard credential delete {id} --tenant {tenant}"))
+    });
+    let lines: String = lines.collect();
+    let or = "\nor replace one at once with `scim-guard credential rotate ID --leaked`";
+    if lines.is_empty() { lines } else { format!("\nfree a place with one of{lines}{or}") }
+}
+
+fn listed(tenants: &[TenantId]) -> String {
+    tenants.iter().map(TenantId::as_str).collect::<Vec<_>>().join(", ")
+}
+
+const ANSWER_TIME: Duration = Duration::from_secs(30);
