@@ -14,7 +14,9 @@ mod output;
 mod receipt;
 mod sample;
 mod serve;
+mod source;
 
+use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -55,6 +57,8 @@ enum Command {
     Demo,
     /// Make credentials, list and change them, through the admin API
     Credential(credential::Credential),
+    /// Settle what counts after the admin API's store was replaced
+    Source(source::Source),
     /// Tell what would become of a request, and why; the token is read from standard input
     Explain {
         #[command(flatten)]
@@ -109,6 +113,7 @@ pub fn run() -> ExitCode {
         Command::Check { config, print, output } => check::run(&config, print, &output),
         Command::Demo => demo::run(),
         Command::Credential(arguments) => asking(credential::run(arguments)),
+        Command::Source(arguments) => asking(source::run(arguments)),
         Command::Explain { config, id, method, path, host, output } => {
             let request = explain::Request { id, method, path, host };
             explain::run(&config, &request, &output)
@@ -139,6 +144,24 @@ pub fn run() -> ExitCode {
 fn asking(command: impl Future<Output = Result<ExitCode, String>>) -> Result<ExitCode, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(command)
+}
+
+/// Asks whoever sits at the terminal, unless the answer is given already.
+fn confirm(question: &str, yes: bool) -> Result<(), String> {
+    if yes {
+        return Ok(());
+    }
+    let mut input = std::io::stdin().lock();
+    if !input.is_terminal() {
+        return Err(format!("{question} nobody is at a terminal to say so: give --yes"));
+    }
+    anstream::eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    input.read_line(&mut answer).map_err(|error| format!("cannot read the answer: {error}"))?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err("nothing was changed".to_owned()),
+    }
 }
 
 /// A core dump would hold tokens.
@@ -172,6 +195,7 @@ mod tests {
             "credential rotate c-1 --overlap 1h --expires 2030-01-01T00:00:00Z",
             "credential enroll --expires 1y",
             "credential import credentials.yaml --wait=1m",
+            "source accept --yes",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
