@@ -15,6 +15,7 @@ mod receipt;
 mod sample;
 mod serve;
 mod source;
+mod store;
 
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
@@ -59,6 +60,8 @@ enum Command {
     Credential(credential::Credential),
     /// Settle what counts after the admin API's store was replaced
     Source(source::Source),
+    /// Back up the admin API's store
+    Store(store::Store),
     /// Tell what would become of a request, and why; the token is read from standard input
     Explain {
         #[command(flatten)]
@@ -114,6 +117,7 @@ pub fn run() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Credential(arguments) => asking(credential::run(arguments)),
         Command::Source(arguments) => asking(source::run(arguments)),
+        Command::Store(arguments) => asking(store::run(arguments)),
         Command::Explain { config, id, method, path, host, output } => {
             let request = explain::Request { id, method, path, host };
             explain::run(&config, &request, &output)
@@ -196,6 +200,7 @@ mod tests {
             "credential enroll --expires 1y",
             "credential import credentials.yaml --wait=1m",
             "source accept --yes",
+            "store backup here.db",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
