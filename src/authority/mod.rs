@@ -263,7 +263,7 @@ impl Authority {
     }
 
     /// The table is as the source had it then.
-    fn confirm(&self, then: Now) {
+    pub fn confirm(&self, then: Now) {
         self.confirmed.store(Some(Arc::new(then)));
     }
 

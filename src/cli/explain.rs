@@ -1,5 +1,8 @@
 //! `explain`: what would become of a request, and why. It asks the same route, table and gate as
-//! the proxy, over the files as they are now, and needs no running process.
+//! the proxy; the table holds what the credential file or the admin API says now of the token or
+//! id in question.
+
+mod ask;
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -8,13 +11,14 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
-use super::ConfigFile;
+use super::api::ApiArgs;
 use super::output::Output;
 use crate::authority::files::Follower;
-use crate::authority::{Access, Authority};
+use crate::authority::{Access, Applier, Authority};
 use crate::clock::Clock;
+use crate::config::{Config, Source};
 use crate::credential::token::Shape;
-use crate::credential::{Credential, Expiry, TokenDigest};
+use crate::credential::{Credential, CredentialId, Expiry, TenantId, TokenDigest};
 use crate::gate::{Gate, Permit, Refused};
 use crate::refusal::{Outcome, Refusal};
 use crate::route::{Place, Routes, Target, Unclear};
@@ -23,26 +27,15 @@ use crate::telemetry::metrics::Metrics;
 
 /// The request in question.
 pub struct Request {
-    pub id: Option<String>,
+    pub id: Option<CredentialId>,
     pub method: String,
     pub path: String,
     pub host: String,
 }
 
-pub fn run(file: &ConfigFile, request: &Request, output: &Output) -> Result<ExitCode, String> {
-    let config = file.load()?;
+pub async fn run(api: &ApiArgs, request: &Request, output: &Output) -> Result<ExitCode, String> {
+    let config = api.config.load()?;
     let proxy = config.proxy.as_ref().ok_or("the config has no `proxy` section, so no routes")?;
-    let clock = Clock::system();
-    let authority = Authority::new(&config.credentials, Arc::new(Metrics::new()));
-    let seat = authority.seat();
-    let follower = Follower::start(&config.credentials, authority, clock.clone(), Arc::new(|| {}));
-    let mut follower = follower.map_err(|invalid| invalid.to_string())?;
-    follower.poll(); // A file that was just written counts at the second look.
-    if let Some(fault) = follower.fault() {
-        return Err(format!("credentials.file: {fault}"));
-    }
-    let desk = Desk { gate: Gate::new(seat, clock.clone()), clock, follower };
-
     let parts = http::Request::builder()
         .method(request.method.as_str())
         .uri(as_parsed(&request.path))
@@ -57,11 +50,22 @@ pub fn run(file: &ConfigFile, request: &Request, output: &Output) -> Result<Exit
         false => Target::parse(&parts),
     };
     let place = target.and_then(|target| Ok((routes.find(&target)?, target.access(&parts.method))));
-    let verdict = match place {
-        Err(unclear) => Verdict::of(Err(Refused::from(unclear)), None),
-        Ok((place, access)) => desk.judge(request, &parts.method, place.as_ref(), access)?,
+    let (verdict, from) = match place {
+        Err(unclear) => (Verdict::of(Err(Refused::from(unclear)), None), None),
+        Ok((place, access)) => {
+            let who = match &request.id {
+                Some(id) => Who::Id(id.clone()),
+                None => Who::Token(read_token()?),
+            };
+            let tenant = place.as_ref().and_then(|it| TenantId::parse(it.tenant.name).ok());
+            let desk = Desk::open(&config, api, &who, tenant.as_ref()).await?;
+            let verdict = desk.judge(&who, &parts.method, place.as_ref(), access)?;
+            (verdict, Some(desk.from))
+        }
     };
-    output.print(&verdict.facts());
+    let mut facts = verdict.facts();
+    facts.push(("known_from", json!(from)));
+    output.print(&facts);
     Ok(if verdict.allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -73,33 +77,98 @@ fn as_parsed(target: &str) -> Vec<u8> {
     }
 }
 
+fn read_token() -> Result<Vec<u8>, String> {
+    let mut token = Vec::new();
+    let read = std::io::stdin().lock().take(1 << 16).read_to_end(&mut token);
+    read.map_err(|error| format!("cannot read the token from standard input: {error}"))?;
+    Ok(token)
+}
+
+/// Whose request it is.
+enum Who {
+    Token(Vec<u8>),
+    Id(CredentialId),
+}
+
+impl Who {
+    /// The digests of the token as it stands and as it may have been meant.
+    fn digests(&self) -> Vec<TokenDigest> {
+        let Self::Token(token) = self else { return Vec::new() };
+        if token.is_empty() {
+            return Vec::new();
+        }
+        let mut digests: Vec<_> = variants(token).iter().map(|it| TokenDigest::of(it)).collect();
+        digests.insert(0, TokenDigest::of(token));
+        digests.dedup();
+        digests
+    }
+}
+
 /// Where the question is decided.
 struct Desk {
     gate: Gate,
     clock: Clock,
-    follower: Follower,
+    /// What is known of whom it is about.
+    rows: Vec<Credential>,
+    /// Who knows it.
+    from: String,
 }
 
 impl Desk {
+    async fn open(
+        config: &Config,
+        api: &ApiArgs,
+        who: &Who,
+        tenant: Option<&TenantId>,
+    ) -> Result<Self, String> {
+        let clock = Clock::system();
+        let authority = Authority::new(&config.credentials, Arc::new(Metrics::new()));
+        let gate = Gate::new(authority.seat(), clock.clone());
+        let (credentials, nobody) = (&config.credentials, Arc::new(|| {}));
+        let follower = Follower::start(credentials, Arc::clone(&authority), clock.clone(), nobody);
+        let mut follower = follower.map_err(|invalid| invalid.to_string())?;
+        follower.poll(); // A file that was just written counts at the second look.
+        if let Some(fault) = follower.fault() {
+            return Err(format!("credentials.file: {fault}"));
+        }
+        let (rows, from) = match config.credentials.source {
+            Source::File => {
+                let digests = who.digests();
+                let meant = |row: &&Credential| match who {
+                    Who::Id(id) => row.id == *id,
+                    Who::Token(_) => digests.contains(&row.digest),
+                };
+                let path = credentials.file.as_ref().map(|file| file.path.display().to_string());
+                let rows = follower.credentials().filter(meant).cloned().collect();
+                (rows, path.unwrap_or_default())
+            }
+            Source::Embedded | Source::Native => {
+                let applier = Applier::new(authority, Box::new(|| {}));
+                ask::ask(&api.open()?, who, tenant, applier, &clock).await?
+            }
+        };
+        Ok(Self { gate, clock, rows, from })
+    }
+
     fn judge(
         &self,
-        request: &Request,
+        who: &Who,
         method: &Method,
         place: Option<&Place<'_>>,
         access: Access,
     ) -> Result<Verdict, String> {
         let now = self.clock.now();
-        if let Some(id) = &request.id {
-            let tenant = place.map(|place| place.tenant.name);
-            let here = |row: &&Credential| Some(row.tenant.as_str()) == tenant;
-            let rows = || self.follower.credentials().filter(|row| row.id.as_str() == id);
-            let row = rows().find(here).or_else(|| rows().next());
-            let row = row.ok_or_else(|| format!("no credential `{id}` is in the table"))?;
-            return Ok(Verdict::of(self.gate.admit_digest(row.digest, place, access, &now), place));
-        }
-        let mut token = Vec::new();
-        let read = std::io::stdin().lock().take(1 << 16).read_to_end(&mut token);
-        read.map_err(|error| format!("cannot read the token from standard input: {error}"))?;
+        let token = match who {
+            Who::Token(token) => token,
+            Who::Id(id) => {
+                let tenant = place.map(|place| place.tenant.name);
+                let here = |row: &&Credential| Some(row.tenant.as_str()) == tenant;
+                let row = self.rows.iter().find(here).or(self.rows.first());
+                let row = row.ok_or_else(|| format!("{} knows no credential `{id}`", self.from))?;
+                let outcome = self.gate.admit_digest(row.digest, place, access, &now);
+                return Ok(Verdict::of(outcome, place));
+            }
+        };
         let mut headers = HeaderMap::new();
         if !token.is_empty() {
             match HeaderValue::from_bytes(&[b"Bearer ", token.as_slice()].concat()) {
@@ -108,7 +177,7 @@ impl Desk {
                     let what = "no header can carry the token as it stands";
                     let refused = Refusal::AuthorizationMalformed(what).into();
                     let mut verdict = Verdict::of(Err(refused), place);
-                    verdict.hints = self.variants(&token);
+                    verdict.hints = self.hints(token);
                     return Ok(verdict);
                 }
             }
@@ -116,38 +185,46 @@ impl Desk {
         let mut verdict =
             Verdict::of(self.gate.decide(method, &headers, place, access, &now), place);
         if verdict.credential.is_none() {
-            verdict.hints = self.variants(&token);
+            verdict.hints = self.hints(token);
         }
         Ok(verdict)
     }
 
     /// What would match if the token were written otherwise, and what its shape tells.
-    fn variants(&self, token: &[u8]) -> Vec<String> {
+    fn hints(&self, token: &[u8]) -> Vec<String> {
         let known = |token: &[u8]| {
             let digest = TokenDigest::of(token);
-            self.follower.credentials().find(|row| row.digest == digest).map(|row| row.id.clone())
+            self.rows.iter().find(|row| row.digest == digest).map(|row| row.id.clone())
         };
-        let trimmed = token.trim_ascii();
-        let unquoted = trimmed.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
-        let single = trimmed.strip_prefix(b"'").and_then(|rest| rest.strip_suffix(b"'"));
-        let unquoted = unquoted.or(single).unwrap_or(trimmed);
-        let word = unquoted.get(..7).filter(|word| word.eq_ignore_ascii_case(b"bearer "));
-        let bare = word.map_or(unquoted, |_| unquoted[7..].trim_ascii());
+        let variants = variants(token);
         let mut hints = Vec::new();
-        for (variant, what) in [
-            (trimmed, "without the blank or line break around it"),
-            (unquoted, "without the quotes around it"),
-            (bare, "without `Bearer` in front of it"),
-        ] {
+        for (variant, what) in variants.into_iter().zip([
+            "without the blank or line break around it",
+            "without the quotes around it",
+            "without `Bearer` in front of it",
+        ]) {
             if let Some(id) = known(variant).filter(|_| hints.is_empty() && variant != token) {
                 hints.push(format!("{what} it is the token of {id}"));
             }
         }
+        let [_, _, bare] = variants;
         if hints.is_empty() && Shape::of(bare) == (Shape::Ours { intact: false }) {
             hints.push("its checksum does not fit: it was mistyped or cut".to_owned());
         }
         hints
     }
+}
+
+/// The token without what people paste along with it: blanks around it, then quotes too, then also
+/// `Bearer`.
+fn variants(token: &[u8]) -> [&[u8]; 3] {
+    let trimmed = token.trim_ascii();
+    let unquoted = trimmed.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    let single = trimmed.strip_prefix(b"'").and_then(|rest| rest.strip_suffix(b"'"));
+    let unquoted = unquoted.or(single).unwrap_or(trimmed);
+    let word = unquoted.get(..7).filter(|word| word.eq_ignore_ascii_case(b"bearer "));
+    let bare = word.map_or(unquoted, |_| unquoted[7..].trim_ascii());
+    [trimmed, unquoted, bare]
 }
 
 struct Verdict {

@@ -21,10 +21,12 @@ use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use api::ApiArgs;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use output::Output;
 
 use crate::config::Config;
+use crate::credential::CredentialId;
 
 /// Checks the bearer tokens of a SCIM 2.0 endpoint, and forwards what may pass.
 #[derive(Parser)]
@@ -65,10 +67,10 @@ enum Command {
     /// Tell what would become of a request, and why; the token is read from standard input
     Explain {
         #[command(flatten)]
-        config: ConfigFile,
+        api: ApiArgs,
         /// A credential's id, instead of a token
-        #[arg(long, value_name = "CREDENTIAL_ID")]
-        id: Option<String>,
+        #[arg(long, value_name = "CREDENTIAL_ID", value_parser = argument::CREDENTIAL)]
+        id: Option<CredentialId>,
         #[arg(long, default_value = "GET")]
         method: String,
         /// Path and query of the request
@@ -118,9 +120,9 @@ pub fn run() -> ExitCode {
         Command::Credential(arguments) => asking(credential::run(arguments)),
         Command::Source(arguments) => asking(source::run(arguments)),
         Command::Store(arguments) => asking(store::run(arguments)),
-        Command::Explain { config, id, method, path, host, output } => {
+        Command::Explain { api, id, method, path, host, output } => {
             let request = explain::Request { id, method, path, host };
-            explain::run(&config, &request, &output)
+            asking(explain::run(&api, &request, &output))
         }
         Command::Health { config, ready } => health::run(&config, ready),
         Command::Schema => {
