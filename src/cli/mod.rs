@@ -5,6 +5,7 @@
 
 mod api;
 mod argument;
+mod audit;
 mod check;
 mod credential;
 mod demo;
@@ -64,6 +65,8 @@ enum Command {
     Source(source::Source),
     /// Back up the admin API's store
     Store(store::Store),
+    /// Tell who did what through the admin API
+    Audit(audit::Audit),
     /// Tell what would become of a request, and why; the token is read from standard input
     Explain {
         #[command(flatten)]
@@ -120,6 +123,7 @@ pub fn run() -> ExitCode {
         Command::Credential(arguments) => asking(credential::run(arguments)),
         Command::Source(arguments) => asking(source::run(arguments)),
         Command::Store(arguments) => asking(store::run(arguments)),
+        Command::Audit(arguments) => asking(audit::run(arguments)),
         Command::Explain { api, id, method, path, host, output } => {
             let request = explain::Request { id, method, path, host };
             asking(explain::run(&api, &request, &output))
@@ -203,6 +207,7 @@ mod tests {
             "credential import credentials.yaml --wait=1m",
             "source accept --yes",
             "store backup here.db",
+            "audit --after 7",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
