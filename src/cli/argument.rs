@@ -8,7 +8,7 @@ use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 
 use crate::clock::Timestamp;
-use crate::config::value::{AdminUrl, SecretRef, Span};
+use crate::config::value::{AdminUrl, SecretRef, Span, StoreRef};
 use crate::credential::{CredentialId, TenantId, TokenDigest};
 
 /// Reads one kind of argument.
@@ -56,6 +56,11 @@ pub const NO_TOKEN: Argument<()> = Argument {
     wanted: "the token to standard input and not here: everybody on this machine can read command \
              lines",
     read: |_| None,
+};
+
+pub const STORE: Argument<StoreRef> = Argument {
+    wanted: "sqlite:PATH or the path alone",
+    read: |text| from_text(text).or_else(|| from_text(&format!("sqlite:{text}"))),
 };
 
 pub const SPAN: Argument<Span> = Argument {

@@ -63,7 +63,7 @@ enum Command {
     Credential(credential::Credential),
     /// Settle what counts after the admin API's store was replaced
     Source(source::Source),
-    /// Back up the admin API's store
+    /// Back up the admin API's store, and put a backup in its place
     Store(store::Store),
     /// Tell who did what through the admin API
     Audit(audit::Audit),
@@ -207,6 +207,7 @@ mod tests {
             "credential import credentials.yaml --wait=1m",
             "source accept --yes",
             "store backup here.db",
+            "store restore here.db --store data/admin.db --exact --yes",
             "audit --after 7",
         ] {
             assert!(parse(line).is_ok(), "{line}");
