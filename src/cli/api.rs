@@ -134,7 +134,8 @@ impl Api {
     }
 
     fn refused(&self, answer: &Answer, body: Value) -> Failure {
-        let mut text = format!("{}: {}", self.url(), answer.complaint());
+        let title = body["title"].as_str().unwrap_or("It was refused");
+        let mut text = format!("{}: {title}: {}", self.url(), answer.complaint());
         if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             let Found { token, token_from, .. } = &self.found;
             text += &format!(
