@@ -102,8 +102,8 @@ enum Command {
 #[derive(Args)]
 struct ConfigFile {
     /// The config file
-    #[arg(long = "config", short = 'c', env = "SCIM_GUARD_CONFIG", default_value = "proxy.yaml")]
-    #[arg(value_name = "PATH", global = true)]
+    #[arg(id = "config", long, short = 'c', env = "SCIM_GUARD_CONFIG", global = true)]
+    #[arg(value_name = "PATH", default_value = "proxy.yaml")]
     file: PathBuf,
 }
 

@@ -172,7 +172,7 @@ impl Guard {
         guard
     }
 
-    fn launch(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
+    pub fn launch(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
         Self::launch_reading(folder, arguments, true)
     }
 

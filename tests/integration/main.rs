@@ -1,6 +1,7 @@
 //! Journeys through the shipped program: a real process, real sockets, a backend that records
 //! every byte. No sleeps: conditions are waited for, with a deadline.
 
+mod admin_commands;
 mod backend;
 mod bodies;
 mod commands;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Api;
+use crate::admin::tokens;
 use crate::cli::{ConfigFile, argument, health};
 use crate::config::value::{AdminUrl, RouteTenant, SecretRef};
 use crate::config::{Admin, Config, Native, Source};
@@ -117,10 +118,10 @@ fn served(admin: &Admin, file: &str) -> Result<Found, String> {
              --admin-token"
         ));
     }
-    let url = AdminUrl { secure: false, authority: listen.to_string() };
+    let url = AdminUrl { secure: admin.tls.is_some(), authority: listen.to_string() };
     Ok(Found {
         url,
-        token: SecretRef::File(admin.store.0.with_file_name("admin.token")),
+        token: SecretRef::File(tokens::file_beside(&admin.store.0)),
         ca: None,
         cleartext_allowed: admin.insecure_cleartext,
         url_from: format!("admin.listen in {file}"),
