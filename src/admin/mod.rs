@@ -271,6 +271,7 @@ impl Service {
 
     // Credentials.
 
+    /// Makes a credential; one that is made disabled has never been good.
     pub async fn create(
         &self,
         caller: &Caller,
@@ -278,9 +279,11 @@ impl Service {
         lifetime: Lifetime,
         label: &str,
         secret: Secret,
+        status: Status,
     ) -> Result<Created, Problem> {
         caller.may_in(Right::Change, tenant)?;
-        let (record, minted) = self.new_record(caller, tenant, lifetime, label, secret)?;
+        let (mut record, minted) = self.new_record(caller, tenant, lifetime, label, secret)?;
+        record.credential.status = status;
         let action = if minted.is_some() { "credential.create" } else { "credential.enroll" };
         let audit = self.entry(caller, action, tenant, Some(&record.credential.id));
         let most = self.limits.load().credentials_per_tenant;

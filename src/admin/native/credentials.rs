@@ -15,7 +15,7 @@ use super::problem::Fault;
 use super::views::{CreatedJson, CredentialJson, CredentialsJson, DeletedJson};
 use super::{Shared, revised};
 use crate::admin::{Caller, Created, Lifetime, Overlap, Patch, Secret};
-use crate::credential::CredentialId;
+use crate::credential::{CredentialId, Status};
 use crate::store::Filter;
 
 /// What a new credential is to be. All of it may be left out, unless a token is enrolled.
@@ -32,6 +32,8 @@ pub struct NewCredentialJson {
     expire_time: Option<String>,
     #[schema(max_length = 256, nullable = false)]
     label: Option<String>,
+    /// `Enabled` or `Disabled`; one that is made `Disabled` was never good. Default: `Enabled`.
+    status: Option<String>,
     /// Enrols a token that was made elsewhere, by its value.
     #[schema(nullable = false)]
     secret: Option<String>,
@@ -67,8 +69,10 @@ pub async fn create_credential(
         (None, Some(digest)) => Secret::Digest(digest),
         (Some(_), Some(_)) => return Err(Fault::invalid("digest", "cannot stand with `secret`")),
     };
+    let status = members.status("status")?.unwrap_or(Status::Enabled);
     members.end()?;
-    let created = shared.service.create(&caller, &tenant, lifetime, &label, secret).await?;
+    let service = &shared.service;
+    let created = service.create(&caller, &tenant, lifetime, &label, secret, status).await?;
     Ok(shown_once(&created))
 }
 

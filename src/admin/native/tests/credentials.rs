@@ -88,9 +88,10 @@ async fn a_token_made_elsewhere_is_enrolled_and_not_shown() {
     assert!(!first.body.to_string().contains(secret));
 
     let digest = crate::credential::TokenDigest::of(b"another one").to_string();
-    let by_digest = json!({ "digest": digest, "expire_in": "10m" });
+    let by_digest = json!({ "digest": digest, "expire_in": "10m", "status": "Disabled" });
     let second = world.ask("operator", "POST", CREDENTIALS, by_digest).await.expect(201);
     assert_eq!((&second.body["strength"], &second.body["hint"]), (&json!("unknown"), &Value::Null));
+    assert_eq!(second.body["status"], "Disabled");
     let id = second.body["credential_id"].as_str().expect("an id");
     let shown = world.get("reader", &format!("{CREDENTIALS}/{id}")).await.expect(200);
     assert_eq!(shown.body, second.body);
