@@ -129,37 +129,45 @@ impl Import<'_> {
             ("digest", Some(digest.to_string().into())),
             ("expire_time", Some(end.to_string().into())),
             ("label", (!label.is_empty()).then(|| label.into())),
+            ("status", Some(status.as_str().into())),
         ]);
         let place = format!("/v1/tenants/{tenant}/credentials");
-        let (outcome, id) = match api.send(Method::POST, &place, Some(&body)).await {
+        match api.send(Method::POST, &place, Some(&body)).await {
             Ok(done) => {
-                self.written = done.revision.or(self.written);
-                (Outcome::Done, done.body["credential_id"].clone())
+                self.written = self.written.max(done.revision);
+                Ok((Outcome::Done, format!("as {}", word(&done.body, "credential_id"))))
             }
             Err(failure)
                 if failure.is("digest_taken")
                     && failure.body["owner"]["tenant"] == tenant.as_str() =>
             {
-                (Outcome::Skipped, failure.body["owner"]["credential_id"].clone())
+                let name = word(&failure.body["owner"], "credential_id");
+                let there = format!("is there already as {name}");
+                Ok((Outcome::Skipped, there + self.disable_too(credential, &name).await?))
             }
-            Err(failure) => return Err(failure),
-        };
-        let name = id.as_str().unwrap_or("-").to_owned();
-        let there = match outcome {
-            Outcome::Skipped => format!("is there already as {name}"),
-            _ => format!("as {name}"),
-        };
-        let id = match (status, CredentialId::parse(&name)) {
-            (Status::Disabled, Ok(id)) => id,
-            _ => return Ok((outcome, there)),
-        };
-        // Also what is there already: an earlier run may have broken off between the two.
-        let before = self.written;
-        let patch = json!({ "status": status.as_str() });
-        let done = api.send(Method::PATCH, &target(tenant, &id), Some(&patch)).await?;
-        self.written = before.max(done.revision);
-        Ok((outcome, format!("{there}, disabled")))
+            Err(failure) => Err(failure),
+        }
     }
+
+    /// What the file has as disabled is so afterwards, whatever became of it since.
+    async fn disable_too(
+        &mut self,
+        credential: &Credential,
+        there: &str,
+    ) -> Result<&'static str, Failure> {
+        let (Status::Disabled, Ok(id)) = (credential.status, CredentialId::parse(there)) else {
+            return Ok("");
+        };
+        let patch = json!({ "status": Status::Disabled.as_str() });
+        let target = target(&credential.tenant, &id);
+        let done = self.desk.api.send(Method::PATCH, &target, Some(&patch)).await?;
+        self.written = self.written.max(done.revision);
+        Ok(", disabled")
+    }
+}
+
+fn word(of: &Value, key: &str) -> String {
+    of[key].as_str().unwrap_or("-").to_owned()
 }
 
 fn json_of(lines: &[Line<'_>], receipt: Option<&Receipt>) -> Value {
