@@ -11,8 +11,13 @@ use serde_json::{Value, json};
 use crate::backend::Backend;
 use crate::guard::{Guard, TENANT, command, digest, wait_for};
 use crate::http::Client;
+use crate::tls::{Authority, Pair};
 
 const FOREIGN: &str = "foreign-token-0123456789-abcdef";
+
+/// A token of a follower, for the admin section and for its file.
+const FOLLOWER: &str = ", tokens: [{ name: follower, role: replica, token: 'file:replica.token' }]";
+const FOLLOWER_TOKEN: (&str, &str) = ("replica.token", "a-follower-with-0123456789");
 
 /// A proxy with its admin API, and a config that leads to it.
 struct Site {
@@ -59,7 +64,8 @@ fn run(folder: &Path, line: &str, input: &str) -> Told {
     Told { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
-fn config(admin: SocketAddr, backend: SocketAddr, tenants: &str) -> String {
+/// `more` are further keys of the admin section.
+fn config(admin: SocketAddr, backend: SocketAddr, more: &str) -> String {
     format!(
         "\
 proxy:
@@ -68,7 +74,7 @@ proxy:
   routes:
     - {{ tenant: {TENANT}, path: /scim/v2, upstream: {{ url: 'http://{backend}/scim/v2' }} }}
 credentials: {{ source: embedded }}
-admin: {{ listen: '{admin}', store: 'sqlite:data/admin.db', tenants: [{tenants}] }}
+admin: {{ listen: '{admin}', store: 'sqlite:data/admin.db'{more} }}
 ops: {{ listen: '127.0.0.1:0' }}
 "
     )
@@ -81,13 +87,15 @@ fn free() -> SocketAddr {
 
 impl Site {
     fn start() -> Self {
-        Self::with_tenants("")
+        Self::with("", &[])
     }
 
-    fn with_tenants(tenants: &str) -> Self {
+    fn with(more: &str, files: &[(&str, &str)]) -> Self {
         let (folder, admin) = (tempfile::tempdir().expect("a folder"), free());
-        let config = config(admin, Backend::friendly().address, tenants);
-        fs::write(folder.path().join("proxy.yaml"), config).expect("written");
+        let config = config(admin, Backend::friendly().address, more);
+        for (name, content) in files.iter().chain([&("proxy.yaml", &*config)]) {
+            fs::write(folder.path().join(name), content).expect("written");
+        }
         Self { guard: Guard::start_in(folder), admin }
     }
 
@@ -244,11 +252,11 @@ fn a_secret_is_on_standard_output_once_and_nowhere_else() {
 
 #[test]
 fn what_cannot_be_done_is_told_with_the_way_out() {
-    let site = Site::with_tenants("z-2");
+    let site = Site::with(&format!(", tenants: [z-2]{FOLLOWER}"), &[FOLLOWER_TOKEN]);
     let nowhere = free();
     site.write("other.token", "another-token-that-nobody-knows");
     site.write("replica.yaml", &format!(
-        "credentials: {{ source: native, native: {{ url: 'http://{}', token: 'file:other.token' }} }}\n",
+        "credentials: {{ source: native, native: {{ url: 'http://{}', token: 'file:replica.token' }} }}\n",
         site.admin
     ));
     site.write("none.yaml", "credentials: { source: file, file: { path: c.yaml } }\n");
@@ -269,7 +277,7 @@ fn what_cannot_be_done_is_told_with_the_way_out() {
         ("credential list --admin-token file:other.token", &["(401)", "file:other.token"]),
         (
             "credential list --config replica.yaml",
-            &["(401)", "credentials.native.token in replica.yaml"],
+            &["(403)", "the role replica", "credentials.native.token in replica.yaml"],
         ),
         (
             "credential list --admin-url http://10.0.0.1:1 --admin-token file:other.token",
@@ -311,9 +319,13 @@ fn what_cannot_be_done_is_told_with_the_way_out() {
         assert!(!told.err.contains("s3cret"), "{told:#?}");
     }
     assert_eq!(site.json("credential list")["total"], 2);
+
+    let limited = (0..30).map(|_| site.run("credential list --admin-token file:other.token"));
+    let limited = limited.map(|told| told.expect(1).err).find(|told| told.contains("(429)"));
+    assert!(limited.is_some_and(|told| told.contains("too many failed logins")));
+    site.run("credential list").expect(0);
 }
 
-/// A config whose routes name the one tenant among others decides, too.
 #[test]
 fn an_api_is_found_by_arguments_environment_and_config() {
     let site = Site::start();
@@ -329,6 +341,19 @@ fn an_api_is_found_by_arguments_environment_and_config() {
     let line = format!("credential create --admin-url {url} --admin-token {token} -o json");
     let made = run(elsewhere.path(), &line, "").expect(0).json();
     assert_eq!(made["tenant"], TENANT);
+}
+
+#[test]
+fn an_api_with_tls_is_trusted_by_its_authority() {
+    let authority = Authority::new();
+    let Pair { certificate, key } = authority.pair(&["127.0.0.1"]);
+    let site = Site::with(
+        ", tls: { certificate: tls.crt, private_key: tls.key }",
+        &[("tls.crt", &*certificate), ("tls.key", &*key), ("ca.crt", &*authority.pem())],
+    );
+    site.run("credential create --admin-ca ca.crt").expect(0);
+    site.write("other.crt", &Authority::new().pem());
+    site.run("credential list --admin-ca other.crt").refuses("certificate");
 }
 
 #[test]
@@ -432,7 +457,7 @@ fn a_list_goes_on_to_its_last_page() {
         json!({ "credential_id": format!("c-{id}"), "tenant": TENANT, "digest": digest, "expire_time": "2099-01-01T00:00:00Z" }).to_string() + "\n"
     };
     let config = fs::read_to_string(site.guard.path("proxy.yaml")).expect("written");
-    let config = config.replace("tenants:", "limits: { credentials_per_tenant: 2000 }, tenants:");
+    let config = config.replace("store:", "limits: { credentials_per_tenant: 2000 }, store:");
     site.write("proxy.yaml", &config);
     site.guard.signal(rustix::process::Signal::HUP);
     site.guard.wait_for_diagnostic("config reloaded");
@@ -480,7 +505,7 @@ fn a_store_that_is_not_what_replicas_followed_is_accepted_after_a_look() {
 
 #[test]
 fn explain_asks_the_admin_api_and_says_so() {
-    let site = Site::start();
+    let site = Site::with(FOLLOWER, &[FOLLOWER_TOKEN]);
     let (id, token) = site.create();
     let explain = |input: &str, more: &str, code: i32| {
         let line = format!("explain --path /scim/v2/Users -o json{more}");
@@ -501,6 +526,17 @@ fn explain_asks_the_admin_api_and_says_so() {
     let switch = format!("/v1/tenants/{TENANT}/synchronization");
     site.ask("PUT", &switch, &json!({ "status": "Disabled" }));
     assert_eq!(explain(&token, "", 1)["reason"], "synchronization_disabled");
+
+    // A follower of that API may not list tenants, and sees all of it in the table.
+    let native =
+        format!("native, native: {{ url: 'http://{}', token: 'file:replica.token' }}", site.admin);
+    let config = fs::read_to_string(site.guard.path("proxy.yaml")).expect("written");
+    let (head, tail) = config.split_once("admin: ").expect("a section");
+    let tail = tail.split_once('\n').expect("its line").1;
+    site.write("follower.yaml", &(head.replace("embedded", &native) + tail));
+    assert_eq!(explain(&token, " --config follower.yaml", 1)["reason"], "synchronization_disabled");
+    let line = format!("explain --path /scim/v2/Users --config follower.yaml --id {id}");
+    site.run(&line).refuses("(403)");
 
     let (_, _, folder) = site.guard.stop();
     run(folder.path(), "explain --path /scim/v2/Users", &token).refuses("refused");

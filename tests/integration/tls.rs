@@ -24,16 +24,16 @@ use crate::guard::{Guard, Setup, TOKEN, command, wait_for};
 use crate::http::{Client, connect};
 
 /// Who signs certificates.
-struct Authority(CertifiedIssuer<'static, rcgen::KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, rcgen::KeyPair>);
 
 /// A certificate and its key, in PEM.
-struct Pair {
-    certificate: String,
-    key: String,
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut parameters = CertificateParams::new(vec![]).expect("no names");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let name = format!("authority {:016x}", fastrand::u64(..));
@@ -42,11 +42,11 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(parameters, key).expect("signed"))
     }
 
-    fn pem(&self) -> String {
+    pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    fn pair(&self, names: &[&str]) -> Pair {
+    pub fn pair(&self, names: &[&str]) -> Pair {
         self.pair_until(names, 2099)
     }
 
