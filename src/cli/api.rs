@@ -125,11 +125,15 @@ impl Api {
     }
 
     fn unreachable(&self, what: &str) -> Failure {
-        let text = format!(
+        let mut text = format!(
             "{what}\nthe address comes from: {}; see that `scim-guard serve` runs there, or name \
              another by --admin-url and --admin-token",
             self.found.url_from
         );
+        if self.url().secure {
+            text += "\nif it is the certificate: --admin-ca names the one that signs it, --admin-url \
+                     an address that it is made out to";
+        }
         Failure { code: None, body: Value::Null, text }
     }
 
