@@ -69,8 +69,13 @@ fn what_it_means(dispute: &Value) -> String {
     );
     text += match dispute["disputed"].as_bool() {
         Some(true) => ", disputed: replicas take nothing from it but what takes rights away\n",
-        _ => ": nobody disputes it, and every replica would only list anew\n",
+        _ => {
+            ": nobody disputes it, so there is nothing to settle; if replicas followed another store, \
+             wait until they have reported\n"
+        }
     };
+    text += "accepting begins a new history: replicas list anew, and receipts are incomplete until \
+             the longest `max_stale` has passed\n";
     let later: Vec<_> = rows("replicas").into_iter().filter(|it| is_ahead(it, dispute)).collect();
     if !later.is_empty() {
         text += "these replicas hold a state that the store does not have:\n";
