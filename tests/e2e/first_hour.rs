@@ -71,6 +71,44 @@ fn a_token_is_rotated_without_a_failed_request() {
     traffic.stop();
 }
 
+/// The README's first hour, command by command, under traffic all the while.
+#[test]
+fn the_first_hour_with_the_admin_api() {
+    let backend = Backend::Scim2Server.start_with_token(OLD.token);
+    let traffic = Traffic::start(settings(&backend));
+    let mut guard = Guard::start_with_admin(&backend, Authorization::Keep);
+    let printed = |output: &str| -> serde_json::Value {
+        serde_json::from_str(output).unwrap_or_else(|error| panic!("{output}: {error}"))
+    };
+    let enrolled = guard.run(
+        &["credential", "enroll", "--label", "okta", "--expires", "1y", "-o", "json"],
+        OLD.token,
+    );
+    let id = printed(&enrolled)["credential_id"].as_str().expect("an id").to_owned();
+    traffic.change(|settings| settings.address = guard.address);
+    traffic.wait_for(120);
+    guard.wait_for_requests(&id, 100);
+    traffic.stop();
+
+    let mut client = Client::new(guard.address);
+    let users = format!("{}/Users", guard.path);
+    let mut ask = |token: &str| {
+        client.send(&Request::new("GET", users.clone()).bearer(token)).expect("an answer")
+    };
+    let rotated = guard.run(&["credential", "rotate", &id, "--wait", "-o", "json"], "");
+    let text = |key: &str| printed(&rotated)[key].as_str().expect("a text").to_owned();
+    let (secret, new_id) = (text("secret"), text("credential_id"));
+    assert_eq!(ask(OLD.token).status, 200, "both are good for a while");
+    // The backend's own check refuses the new token, to which it was passed: that is its right.
+    assert_eq!(ask(&secret).status, 401);
+    guard.wait_for_requests(&new_id, 1);
+    assert!(guard.written().contains("\"outcome\":\"allowed\""));
+    let disabled = guard.run(&["credential", "disable", &id, "--wait"], "");
+    assert!(disabled.contains("1 of 1 replicas"), "{disabled}");
+    assert_refused(&ask(OLD.token));
+    assert!(!guard.written().contains(OLD.token) && !guard.written().contains(&secret));
+}
+
 fn settings(backend: &RunningBackend) -> Settings {
     Settings { address: backend.address, path: backend.kind.path(), token: OLD.token }
 }

@@ -1,12 +1,14 @@
 //! The program under test: started by its command with the files an operator would write.
 
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::backend::RunningBackend;
 use crate::client::{Client, Request};
@@ -15,6 +17,8 @@ use crate::process::{Process, in_repository};
 pub struct Guard {
     pub address: SocketAddr,
     pub path: &'static str,
+    /// Where the admin API listens, if the program has one.
+    admin: Option<SocketAddr>,
     process: Process,
 }
 
@@ -34,18 +38,58 @@ pub enum Authorization {
 }
 
 impl Guard {
-    /// Starts the proxy before the backend and waits until it is ready.
+    /// Starts the proxy before the backend, with a file as its source, and waits until it is ready.
     pub fn start(backend: &RunningBackend, authorization: Authorization, rows: &[Row]) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the files");
-        write(directory.path(), "proxy.yaml", &config(backend, authorization));
         write(directory.path(), CREDENTIALS, &credentials(rows));
+        let source = format!("credentials: {{ source: file, file: {{ path: {CREDENTIALS} }} }}\n");
+        Self::launch(directory, backend, authorization, &source)
+    }
+
+    /// Starts the proxy with the embedded admin API, and no credential yet.
+    pub fn start_with_admin(backend: &RunningBackend, authorization: Authorization) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for the files");
+        let mut guard = Self::launch(directory, backend, authorization, EMBEDDED);
+        guard.admin = Some(listening(&mut guard.process, "admin"));
+        guard
+    }
+
+    fn launch(
+        directory: TempDir,
+        backend: &RunningBackend,
+        authorization: Authorization,
+        source: &str,
+    ) -> Self {
+        let config = config(backend, authorization) + source;
+        write(directory.path(), "proxy.yaml", &config);
         let mut command = Command::new(binary());
         command.args(["serve", "--config"]).arg(directory.path().join("proxy.yaml"));
         let mut process = Process::start(directory, command.current_dir("/"));
         let address = listening(&mut process, "proxy");
         let ops = listening(&mut process, "ops");
         process.until("readiness", |_| is_ready(ops).then_some(()));
-        Self { address, path: backend.kind.path(), process }
+        Self { address, path: backend.kind.path(), admin: None, process }
+    }
+
+    /// Runs a command of the program against the admin API; what it printed.
+    pub fn run(&self, arguments: &[&str], input: &str) -> String {
+        let admin = self.admin.expect("started with an admin API");
+        let token = self.process.directory().join("admin.token");
+        let mut child = Command::new(binary())
+            .args(arguments)
+            .env("SCIM_GUARD_ADMIN_URL", format!("http://{admin}"))
+            .env("SCIM_GUARD_ADMIN_TOKEN", format!("file:{}", token.display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(input.as_bytes()).expect("it reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let printed = String::from_utf8(output.stdout).expect("text");
+        assert!(output.status.success(), "{arguments:?}: {printed}");
+        printed
     }
 
     pub fn url(&self) -> String {
@@ -108,9 +152,6 @@ proxy:
     - tenant: {TENANT}
       path: {path}
       upstream: {{ url: \"{url}\", authorization: {authorization} }}
-credentials:
-  source: file
-  file: {{ path: {CREDENTIALS} }}
 ops: {{ listen: 127.0.0.1:0 }}
 "
     )
@@ -162,3 +203,7 @@ fn is_ready(ops: SocketAddr) -> bool {
 
 const TENANT: &str = "z-demo00000000";
 const CREDENTIALS: &str = "credentials.yaml";
+const EMBEDDED: &str = "\
+credentials: { source: embedded }
+admin: { listen: 127.0.0.1:0, store: sqlite:admin.db }
+";
