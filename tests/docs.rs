@@ -98,6 +98,10 @@ fn value(schema: &Value) -> String {
     if let Some(values) = schema["enum"].as_array() {
         return names(values);
     }
+    if let Some(options) = schema["oneOf"].as_array() {
+        let constants: Vec<_> = options.iter().map(|option| option["const"].clone()).collect();
+        return names(&constants);
+    }
     if schema["pattern"].is_string() {
         let wanted = schema["description"].as_str().unwrap_or_default();
         // The introduction has told the units.

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -95,11 +94,21 @@ impl Tokens {
     /// Reads the tokens of a config; each fault names its key.
     pub fn load(config: &[AdminToken]) -> Result<Vec<Loaded>, Vec<String>> {
         let mut faults = Vec::new();
-        let mut loaded = Vec::new();
+        let mut loaded: Vec<Loaded> = Vec::new();
         for (index, token) in config.iter().enumerate() {
             match read_secret(&token.token).and_then(|secret| digest_of(secret.as_bytes())) {
                 Ok(digest) => loaded.push(Loaded { config: token.clone(), digest }),
                 Err(what) => faults.push(format!("admin.tokens[{index}].token: {what}")),
+            }
+        }
+        let names = |it: &Loaded| it.config.name.clone();
+        for (index, token) in loaded.iter().enumerate() {
+            let twin = loaded[..index].iter().find(|other| other.digest == token.digest);
+            if let Some(twin) = twin {
+                let (name, other) = (names(token), names(twin));
+                faults.push(format!(
+                    "admin.tokens: {name} has the same token as {other}: give each one of its own"
+                ));
             }
         }
         if faults.is_empty() { Ok(loaded) } else { Err(faults) }
@@ -225,13 +234,8 @@ pub async fn first_operator(store: &dyn Store, file: &Path) -> Result<(), String
     }
     let place = file.display();
     let told = |error: io::Error| format!("{place}: the operator's token cannot be kept: {error}");
-    let digest = match File::options().write(true).create_new(true).mode(0o600).open(file) {
-        Ok(mut made) => {
-            let token = MintedToken::mint_admin();
-            writeln!(made, "{}", token.reveal()).and_then(|()| made.sync_all()).map_err(told)?;
-            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = File::open(folder.unwrap_or(Path::new("."))).and_then(|it| it.sync_all());
-            folder.map_err(told)?;
+    let digest = match make_token(file) {
+        Ok(token) => {
             tracing::info!(file = %place, "made the operator's token for the admin API");
             token.digest()
         }
@@ -246,6 +250,19 @@ pub async fn first_operator(store: &dyn Store, file: &Path) -> Result<(), String
     };
     let token = StoredToken { name: "first-operator".to_owned(), digest };
     store.put_token(&token).await.map_err(|failed| failed.0)
+}
+
+/// Puts a new token into a file that does not exist: all of it or nothing, and on disk.
+fn make_token(file: &Path) -> io::Result<MintedToken> {
+    let token = MintedToken::mint_admin();
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let mut made = tempfile::Builder::new().prefix(".admin.token-").tempfile_in(folder)?;
+    writeln!(made, "{}", token.reveal())?;
+    made.as_file().sync_all()?;
+    made.persist_noclobber(file)?;
+    File::open(folder)?.sync_all()?;
+    Ok(token)
 }
 
 /// A configured token that was read.

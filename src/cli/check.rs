@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 
 use super::ConfigFile;
 use super::output::{Form, Output};
+use crate::admin::Tokens;
 use crate::clock::Clock;
 use crate::config::yaml::Fault;
-use crate::config::{Config, Invalid};
+use crate::config::{Config, Invalid, read_secret};
 use crate::proxy::Settings;
 use crate::server::Tls;
+use crate::source::client::Client;
 use crate::source::file::{CredentialReader, DenyList, Faults, Format};
 use crate::source::watch::{Look, WatchedFile};
 
@@ -59,14 +61,28 @@ fn examine(config: &Config, name: &str) -> Examined {
         facts.push(("listeners", json!(proxy.listeners.len())));
         facts.push(("routes", json!(proxy.routes.len())));
         faults.extend(Settings::new(proxy, &config.log).err().into_iter().flatten());
-        let now = Clock::system().now().wall;
-        for (index, listener) in proxy.listeners.iter().enumerate() {
-            let load = |tls| Tls::load(tls, &format!("proxy.listeners[{index}].tls"));
-            match listener.tls.as_ref().map(load).transpose() {
-                Ok(tls) => warnings.extend(tls.iter().flat_map(|tls| tls.expired(now))),
-                Err(told) => faults.extend(told),
-            }
+    }
+    let listeners = config.proxy.iter().flat_map(|proxy| proxy.listeners.iter().enumerate());
+    let doors = listeners.map(|(index, it)| (format!("proxy.listeners[{index}].tls"), &it.tls));
+    let admin = config.admin.iter().map(|admin| ("admin.tls".to_owned(), &admin.tls));
+    let now = Clock::system().now().wall;
+    for (place, tls) in doors.chain(admin) {
+        match tls.as_ref().map(|tls| Tls::load(tls, &place)).transpose() {
+            Ok(tls) => warnings.extend(tls.iter().flat_map(|tls| tls.expired(now))),
+            Err(told) => faults.extend(told),
         }
+    }
+    if let Some(admin) = &config.admin {
+        facts.push(("admin_tokens", json!(admin.tokens.len())));
+        faults.extend(Tokens::load(&admin.tokens).err().into_iter().flatten());
+    }
+    if let Some(native) = &config.credentials.native {
+        facts.push(("admin_api", json!(native.url.to_string())));
+        let secret = read_secret(&native.token).map(drop);
+        faults.extend(secret.err().map(|what| format!("credentials.native.token: {what}")));
+        let (url, token, ca) = (native.url.clone(), native.token.clone(), native.ca.as_deref());
+        let client = Client::new(url, token, ca).map(drop);
+        faults.extend(client.err().map(|what| format!("credentials.native.ca: {what}")));
     }
     let mut read = |path: &Path, key: &'static str, count: CountRows<'_>| match read_whole(path) {
         Err(error) => faults.push(format!("{key}: {}: {error}", path.display())),

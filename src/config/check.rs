@@ -65,6 +65,14 @@ fn check_proxy(proxy: &Proxy, faults: &mut Faults) {
         "proxy.routes",
         "no route: add one with tenant, path and upstream",
     );
+    for (index, listener) in proxy.listeners.iter().enumerate() {
+        faults.add_if(
+            listener.h2c && listener.tls.is_some(),
+            format!("proxy.listeners[{index}].h2c"),
+            "is about clear text, and this listener has tls, where clients choose HTTP/2 by themselves: \
+             take it out",
+        );
+    }
     for (index, route) in proxy.routes.iter().enumerate() {
         check_route(route, &format!("proxy.routes[{index}]"), faults);
         let twin = proxy.routes[..index]

@@ -29,7 +29,7 @@ pub type Fate = Rc<Cell<Option<&'static str>>>;
 pub struct Connection {
     pub peer: SocketAddr,
     tls: bool,
-    client: Option<ClientCertificate>,
+    client: Option<Rc<ClientCertificate>>,
     timers: Timers,
     fate: Fate,
     /// None over HTTP/2, where a request's parts cannot be taken for another's.
@@ -45,7 +45,7 @@ impl Connection {
     /// The client's certificate, if the listener asks for one and the client has shown it. It was
     /// verified when the connection began.
     pub fn client_certificate(&self) -> Option<&ClientCertificate> {
-        self.client.as_ref()
+        self.client.as_deref()
     }
 
     pub fn timers(&self) -> &Timers {
@@ -54,6 +54,12 @@ impl Connection {
 
     pub fn fate(&self) -> Fate {
         Rc::clone(&self.fate)
+    }
+
+    /// The same connection, as one of its HTTP/2 streams knows it.
+    pub(super) fn of_stream(&self, fate: Fate) -> Self {
+        let (peer, tls, client) = (self.peer, self.tls, self.client.clone());
+        Self { peer, tls, client, timers: self.timers.clone(), fate, http1: None }
     }
 
     /// What the parser was not shown of the request that has just begun.
@@ -201,7 +207,7 @@ async fn run<S: Service>(
     let connection = Rc::new(Connection {
         peer,
         tls: matches!(stream, Stream::Tls(_)),
-        client,
+        client: client.map(Rc::new),
         timers: scope.timers.clone(),
         fate: state.fate(),
         http1: (!http2).then(|| Rc::clone(state)),

@@ -207,7 +207,7 @@ impl State {
     }
 }
 
-const LAST_REQUEST_TIME: Duration = Duration::from_millis(500);
+pub(super) const LAST_REQUEST_TIME: Duration = Duration::from_millis(500);
 
 /// A request is over when its answer's body is dropped.
 struct RequestGuard(Rc<State>);

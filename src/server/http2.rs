@@ -18,10 +18,12 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use slab::Slab;
+use tokio::task::AbortHandle;
 
-use super::connection::{Connection, Ended};
+use super::connection::{Connection, Ended, Fate};
+use super::http1::LAST_REQUEST_TIME;
 use super::stream::Stream;
-use super::timer::{TICK, Timer};
+use super::timer::{TICK, Timer, Timers};
 use super::{Scope, Service};
 use crate::config::Limits;
 
@@ -32,17 +34,17 @@ pub async fn run<S: Service>(
     connection: Rc<Connection>,
     limits: Arc<Limits>,
 ) -> Ended {
-    let streams = Rc::new(Streams::new(connection.timers().timer(), connection.timers().clone()));
+    let streams = Rc::new(Streams::new(connection.timers()));
     let service = service_fn(|request: Request<Incoming>| {
-        let (scope, connection) = (Rc::clone(scope), Rc::clone(&connection));
+        let scope = Rc::clone(scope);
         let place = Streams::begin(&streams);
+        let connection = connection.of_stream(Rc::clone(&place.times.fate));
         async move {
             let response = scope.service.call(request, &connection).await;
             Ok::<_, std::convert::Infallible>(response.map(|body| Given { body, place }))
         }
     });
-    let fate = connection.fate();
-    let mut builder = http2::Builder::new(OnThisThread);
+    let mut builder = http2::Builder::new(OnThisThread(Rc::clone(&streams)));
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(u32::try_from(limits.streams).unwrap_or(u32::MAX))
@@ -57,7 +59,7 @@ pub async fn run<S: Service>(
     let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut drain = pin!(scope.draining.cancelled());
     let mut leaving = false;
-    let mut until = Until { streams: &streams, limits: &limits, idle_since: None };
+    let mut idle = Idle { since: streams.timers.coarse_millis(), begun: false };
     poll_fn(|context| {
         if !leaving && drain.as_mut().poll(context).is_ready() {
             leaving = true;
@@ -66,18 +68,24 @@ pub async fn run<S: Service>(
         if let Poll::Ready(result) = http.as_mut().poll(context) {
             return Poll::Ready(result.map_or_else(Ended::Error, |()| Ended::Well));
         }
-        while let Poll::Ready(verdict) = until.poll(context) {
-            match verdict {
-                Verdict::GoOn => {}
-                Verdict::Idle if leaving => return Poll::Ready(Ended::Well),
-                Verdict::Idle => {
-                    leaving = true;
-                    http.as_mut().graceful_shutdown();
-                    return http.as_mut().poll(context).map(|_| Ended::Well);
+        while streams.look.poll_elapsed(context).is_ready() {
+            streams.look.arm(LOOK - TICK);
+            if let Some(limit) = streams.reset_overdue(&limits) {
+                scope.metrics.http_rejects.with_label_values(&[scope.face, limit]).inc();
+            }
+            if idle.is_over(&streams, &limits, leaving) {
+                if leaving {
+                    return Poll::Ready(Ended::Well);
                 }
-                Verdict::Cut(limit) => {
-                    fate.set(Some(limit));
-                    return Poll::Ready(Ended::TimedOut(limit));
+                if !idle.begun {
+                    return Poll::Ready(Ended::TimedOut("header_timeout"));
+                }
+                // Whoever is about to ask learns that it must ask elsewhere.
+                leaving = true;
+                idle.since = streams.timers.coarse_millis();
+                http.as_mut().graceful_shutdown();
+                if let Poll::Ready(result) = http.as_mut().poll(context) {
+                    return Poll::Ready(result.map_or_else(Ended::Error, |()| Ended::Well));
                 }
             }
         }
@@ -108,22 +116,29 @@ const RESETS_MAX: usize = 32;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Streams are tasks of the worker that has the connection.
-#[derive(Clone, Copy)]
-struct OnThisThread;
+/// Streams are tasks of the worker that has the connection. Whoever ends such a task resets the
+/// stream and no other.
+#[derive(Clone)]
+struct OnThisThread(Rc<Streams>);
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for OnThisThread {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        let task = tokio::task::spawn_local(future).abort_handle();
+        // The service was called for this stream just now.
+        if let Some(times) = self.0.latest.take().and_then(|key| self.0.at(key)) {
+            times.task.set(Some(task));
+        }
     }
 }
 
 /// The streams of a connection that are not answered in full.
 struct Streams {
-    timers: super::timer::Timers,
-    /// Looks at them about once a second.
+    timers: Timers,
+    /// Looks at them a few times a second.
     look: Timer,
-    active: RefCell<Slab<Times>>,
+    active: RefCell<Slab<Rc<Times>>>,
+    /// The one whose task is not known yet.
+    latest: Cell<Option<usize>>,
 }
 
 /// In milliseconds of the worker's timers.
@@ -131,33 +146,70 @@ struct Times {
     begun: u64,
     /// When the client was last given something to take, while it has not asked for more.
     given: Cell<Option<u64>>,
+    task: Cell<Option<AbortHandle>>,
+    fate: Fate,
 }
 
 impl Streams {
-    fn new(look: Timer, timers: super::timer::Timers) -> Self {
+    fn new(timers: &Timers) -> Self {
+        let look = timers.timer();
         look.arm(LOOK);
-        Self { timers, look, active: RefCell::default() }
+        Self { timers: timers.clone(), look, active: RefCell::default(), latest: Cell::new(None) }
     }
 
     fn begin(streams: &Rc<Self>) -> Place {
-        let times = Times { begun: streams.timers.coarse_millis(), given: Cell::new(None) };
-        let key = streams.active.borrow_mut().insert(times);
-        Place { streams: Rc::clone(streams), key }
+        let (begun, fate) = (streams.timers.coarse_millis(), Fate::default());
+        let times = Times { begun, given: Cell::new(None), task: Cell::new(None), fate };
+        let times = Rc::new(times);
+        let key = streams.active.borrow_mut().insert(Rc::clone(&times));
+        streams.latest.set(Some(key));
+        Place { streams: Rc::clone(streams), key, times }
+    }
+
+    fn at(&self, key: usize) -> Option<Rc<Times>> {
+        self.active.borrow().get(key).cloned()
+    }
+
+    /// Resets the streams whose time is over.
+    fn reset_overdue(&self, limits: &Limits) -> Option<&'static str> {
+        let now = self.timers.coarse_millis();
+        let passed =
+            |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) > limit.as_millis();
+        let overdue = |times: &Times| {
+            let stuck = |since| passed(since, limits.send_idle_timeout.0);
+            if times.given.get().is_some_and(stuck) {
+                Some("send_idle_timeout")
+            } else {
+                passed(times.begun, limits.request_time.0).then_some("request_time")
+            }
+        };
+        let active: Vec<_> = self.active.borrow().iter().map(|(_, it)| Rc::clone(it)).collect();
+        let mut reset = None;
+        for times in active {
+            if let Some(limit) = overdue(&times)
+                && let Some(task) = times.task.take()
+            {
+                times.fate.set(Some(limit));
+                task.abort();
+                reset = Some(limit);
+            }
+        }
+        reset
     }
 }
 
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A stream's place among the active ones; given back when its answer's body is dropped.
 struct Place {
     streams: Rc<Streams>,
     key: usize,
+    times: Rc<Times>,
 }
 
 impl Place {
     fn gave(&self, something: bool) {
-        let now = something.then(|| self.streams.timers.coarse_millis());
-        self.streams.active.borrow()[self.key].given.set(now);
+        self.times.given.set(something.then(|| self.streams.timers.coarse_millis()));
     }
 }
 
@@ -167,48 +219,26 @@ impl Drop for Place {
     }
 }
 
-/// What a look at the streams says of the connection.
-enum Verdict {
-    GoOn,
-    Idle,
-    Cut(&'static str),
+/// How long the connection may go without a stream.
+struct Idle {
+    since: u64,
+    /// Whether a stream has been there.
+    begun: bool,
 }
 
-struct Until<'a> {
-    streams: &'a Streams,
-    limits: &'a Limits,
-    idle_since: Option<u64>,
-}
-
-impl Until<'_> {
-    /// Ready about once a second.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Verdict> {
-        if self.streams.look.poll_elapsed(context).is_pending() {
-            return Poll::Pending;
+impl Idle {
+    fn is_over(&mut self, streams: &Streams, limits: &Limits, leaving: bool) -> bool {
+        let now = streams.timers.coarse_millis();
+        if !streams.active.borrow().is_empty() {
+            (self.since, self.begun) = (now, true);
+            return false;
         }
-        self.streams.look.arm(LOOK - TICK);
-        let now = self.streams.timers.coarse_millis();
-        let passed =
-            |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) > limit.as_millis();
-        let active = self.streams.active.borrow();
-        let verdict = if active.is_empty() {
-            let since = *self.idle_since.get_or_insert(now);
-            if passed(since, self.limits.idle_timeout.0) { Verdict::Idle } else { Verdict::GoOn }
-        } else {
-            self.idle_since = None;
-            let stuck = |times: &Times| {
-                times.given.get().is_some_and(|it| passed(it, self.limits.send_idle_timeout.0))
-            };
-            let mut times = active.iter().map(|(_, times)| times);
-            if times.clone().any(stuck) {
-                Verdict::Cut("send_idle_timeout")
-            } else if times.any(|it| passed(it.begun, self.limits.request_time.0)) {
-                Verdict::Cut("request_time")
-            } else {
-                Verdict::GoOn
-            }
+        let limit = match (leaving, self.begun) {
+            (true, _) => LAST_REQUEST_TIME,
+            (false, false) => limits.header_timeout.0,
+            (false, true) => limits.idle_timeout.0,
         };
-        Poll::Ready(verdict)
+        u128::from(now.saturating_sub(self.since)) > limit.as_millis()
     }
 }
 

@@ -181,13 +181,21 @@ impl Face {
         let end = stopped.clone().drop_guard();
         let task = tokio::spawn(async move {
             let _end = end;
+            let mut last = 0;
             loop {
-                // Those who have connected already are let in before the door is closed.
+                // Those who have connected already are let in before the door is closed, and who
+                // comes while it closes may be.
                 let accepted = tokio::select! {
                     biased;
                     accepted = listener.accept() => accepted,
                     () = stopping.cancelled() => return,
                 };
+                if stopping.is_cancelled() {
+                    last += 1;
+                    if last > BACKLOG {
+                        return;
+                    }
+                }
                 match accepted {
                     Ok((stream, peer)) => {
                         let permit = Arc::clone(&face.free).acquire_owned().await;
@@ -232,11 +240,18 @@ impl Face {
             let (done, rounds) = mpsc::channel();
             let running = workers.iter().filter_map(WeakUnboundedSender::upgrade);
             let told = running.filter(|worker| worker.send(Message::Round(done.clone())).is_ok());
-            for _ in 0..told.count() {
-                if rounds.recv_timeout(ROUND_PATIENCE).is_err() {
-                    tracing::error!(
-                        "a worker has not come round its loop; a change may not be applied"
-                    );
+            let mut missing = told.count();
+            // A worker that ends hangs up.
+            drop(done);
+            while missing > 0 {
+                match rounds.recv_timeout(ROUND_PATIENCE) {
+                    Ok(()) => missing -= 1,
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                    Err(mpsc::RecvTimeoutError::Timeout) => {
+                        tracing::error!(
+                            "a worker does not come round its loop; a change waits for it"
+                        );
+                    }
                 }
             }
         }
@@ -296,6 +311,9 @@ impl Face {
     }
 }
 
+/// Connections that the system makes for us ahead of time.
+const BACKLOG: u32 = 1024;
+
 /// A turn of a worker's loop takes microseconds.
 const ROUND_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -304,7 +322,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(1024)
+    socket.listen(BACKLOG)
 }
 
 fn run_worker<S: Service>(

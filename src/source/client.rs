@@ -90,8 +90,20 @@ impl Client {
         target: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<Answer, String> {
+        self.send_hearing(method, target, body, |_| {}).await
+    }
+
+    /// Sends a request, shows the headers of the answer when they have come, and reads it whole.
+    pub async fn send_hearing(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&serde_json::Value>,
+        hear: impl FnOnce(&HeaderMap),
+    ) -> Result<Answer, String> {
         let response = self.open(method, target, body, "application/json").await?;
         let (parts, body) = response.into_parts();
+        hear(&parts.headers);
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| format!("{}: the answer broke off: {error}", self.url))?;
         Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })

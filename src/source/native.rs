@@ -46,13 +46,23 @@ impl Native {
         target: &str,
         body: Option<&Value>,
     ) -> Result<T, FeedError> {
-        let sent = self.client.send(method, target, body).await;
-        let answer = sent.map_err(FeedError::Unreachable)?;
-        self.witness(&answer.headers);
+        let answer = self.send(method, target, body).await?;
         if !answer.is_success() {
             return Err(self.complaint(&answer));
         }
         self.read(&answer.body)
+    }
+
+    /// The clocks are compared when the head of an answer has come: its body may take a while.
+    async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, FeedError> {
+        let heard = |headers: &HeaderMap| self.witness(headers);
+        let sent = self.client.send_hearing(method, target, body, heard).await;
+        sent.map_err(FeedError::Unreachable)
     }
 
     fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, FeedError> {
@@ -103,8 +113,7 @@ impl Feed for Native {
 
     async fn leave(&self) -> Result<(), FeedError> {
         let target = format!("/v1/replicas/{}", self.instance);
-        let sent = self.client.send(Method::DELETE, &target, None).await;
-        let answer = sent.map_err(FeedError::Unreachable)?;
+        let answer = self.send(Method::DELETE, &target, None).await?;
         if answer.is_success() { Ok(()) } else { Err(self.complaint(&answer)) }
     }
 
@@ -146,8 +155,7 @@ impl Feed for Native {
     }
 
     async fn lookup(&self, digest: &TokenDigest) -> Result<(Head, Option<Row>), FeedError> {
-        let sent = self.client.send(Method::GET, &format!("/v1/lookup/{digest}"), None).await;
-        let answer = sent.map_err(FeedError::Unreachable)?;
+        let answer = self.send(Method::GET, &format!("/v1/lookup/{digest}"), None).await?;
         let fit = |head: &HeadJson| Head::try_from(head).map_err(|_| self.unfit());
         match answer.status {
             StatusCode::NOT_FOUND => Ok((fit(&self.read::<HeadJson>(&answer.body)?)?, None)),

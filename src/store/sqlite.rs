@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::{query, raw_sql};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use self::batch::Batch;
@@ -38,6 +39,7 @@ pub use self::place::OpenError;
 pub struct Sqlite {
     kept: Arc<Mutex<Kept>>,
     latest: Arc<watch::Sender<Position>>,
+    runtime: Handle,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,7 +78,10 @@ impl Sqlite {
         }
         let kept = Arc::new(Mutex::new(Kept { connection, reserve, place }));
         let (latest, _) = watch::channel(head.position);
-        Ok(Opened { store: Self { kept, latest: Arc::new(latest) }, created })
+        Ok(Opened {
+            store: Self { kept, latest: Arc::new(latest), runtime: Handle::current() },
+            created,
+        })
     }
 
     async fn lock(&self) -> OwnedMutexGuard<Kept> {
@@ -90,7 +95,8 @@ impl Sqlite {
         write: Write,
     ) -> Result<(), WriteError> {
         let latest = self.latest.clone();
-        let task = tokio::spawn(async move {
+        // On the runtime that opened the store, which goes on when a caller's ends.
+        let task = self.runtime.spawn(async move {
             kept.write(&write).await?;
             if let Some(position) = write.position {
                 latest.send_replace(position);

@@ -33,7 +33,10 @@ impl Client {
         let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
         let (requests, driver) = runtime.block_on(async {
             let stream = TcpStream::connect(address).await.expect("it listens");
-            let (requests, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+            // Room on the connection, so that one stream that is not read stops no other.
+            let mut builder = h2::client::Builder::new();
+            let builder = builder.initial_connection_window_size(16 << 20);
+            let (requests, connection) = builder.handshake(stream).await.expect("HTTP/2");
             (requests, tokio::spawn(connection))
         });
         Self { runtime, requests, driver }
@@ -155,7 +158,7 @@ fn bodies_pass_both_ways_and_an_unread_one_hides_no_refusal() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_loses_its_connection_and_no_other_does() {
+fn a_stream_that_nobody_reads_is_reset_and_no_other_is() {
     let large = "x".repeat(4 << 20);
     let backend = Backend::start(move |seen| match seen.line().contains("large") {
         true => ok(&large),
@@ -163,21 +166,26 @@ fn a_client_that_takes_nothing_loses_its_connection_and_no_other_does() {
     });
     let limits = "limits: { send_idle_timeout: 1s }";
     let guard = Setup::new(backend.address).listener(", h2c: true").proxy(limits).start();
-    let (stuck, good) = (Client::connect(guard.proxy), Client::connect(guard.proxy));
-    let answer = stuck.runtime.block_on(async {
-        let mut requests = stuck.requests.clone().ready().await.expect("ready");
+    let client = Client::connect(guard.proxy);
+    let mut answer = client.runtime.block_on(async {
+        let mut requests = client.requests.clone().ready().await.expect("ready");
         let asked = request(Method::GET, "/large", TOKEN).body(()).expect("valid");
         requests.send_request(asked, true).expect("sent").0.await.expect("a head")
     });
     assert_eq!(answer.status(), 200);
-    wait_for("the end of the connection", || {
-        assert_eq!(good.get("/Users", TOKEN).status, 200);
-        stuck.driver.is_finished()
+    let cut = "scim_guard_http_rejects_total{cause=\"send_idle_timeout\",face=\"proxy\"}";
+    wait_for("the reset", || {
+        assert_eq!(client.get("/Users", TOKEN).status, 200, "on the same connection");
+        guard.metric(cut) >= 1.0
     });
-    assert!(
-        guard.metric("scim_guard_http_rejects_total{cause=\"send_idle_timeout\",face=\"proxy\"}")
-            >= 1.0
-    );
+    let end = client.runtime.block_on(async {
+        while let Some(piece) = answer.body_mut().data().await {
+            piece?;
+        }
+        Ok::<(), h2::Error>(())
+    });
+    assert!(end.expect_err("cut").is_reset());
+    assert!(!client.driver.is_finished());
 }
 
 #[test]
