@@ -120,11 +120,25 @@ impl Desk {
         if let Some(stream) = self.stream.take() {
             stream.abort();
         }
-        match tokio::time::timeout(LEAVE_TIME, self.feed.leave()).await {
+        match tokio::time::timeout(LEAVE_TIME, self.leave(&mut inbox)).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => tracing::warn!("cannot say goodbye to the admin API: {why}"),
             Err(_) => tracing::warn!("cannot say goodbye to the admin API in time"),
         }
+    }
+
+    /// Tells what there is to tell, and that this was all.
+    async fn leave(&mut self, inbox: &mut mpsc::Receiver<Event>) -> Result<(), FeedError> {
+        // A report that arrives after the goodbye would be taken for a new replica's.
+        while self.follower.is_reporting()
+            && inbox.recv().await.is_some_and(|event| !matches!(event, Event::Reported(_)))
+        {
+        }
+        let mut told = Ok(());
+        for report in self.follower.last_reports() {
+            told = told.and(self.feed.report(&report).await.map(drop));
+        }
+        told.and(self.feed.leave().await)
     }
 
     /// Notes who asks; one question a token goes out.

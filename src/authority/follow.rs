@@ -15,7 +15,7 @@ use super::{Answer, Applier};
 use crate::clock::{Now, Timestamp, Uptime};
 use crate::config::Credentials;
 use crate::credential::feed::{
-    Changes, Gone, Head, History, Page, PageKey, Position, Report, Row, TenantRow,
+    Changes, Gone, Head, History, Page, PageKey, Position, Report, Row, TenantRow, Use,
 };
 use crate::credential::{Credential, Expiry, Revision, Status, TokenDigest};
 use crate::source::FeedError;
@@ -119,15 +119,17 @@ pub struct Follower {
     /// Whether the store has denied to know what we hold.
     lost: bool,
     stream: Stream,
-    /// The report under way: when it was sent, and the position told.
-    reporting: Option<(Now, Option<Position>)>,
+    /// The report under way: when it was sent, the position told, and how many uses.
+    reporting: Option<(Now, Option<Position>, usize)>,
     report_due: Option<Uptime>,
     /// Whether something was applied since the last report.
     unreported: bool,
     /// A report whose answered head is not applied yet.
     unconfirmed: Option<(Now, Position)>,
     failures: u32,
-    /// Uses from here on are to be reported.
+    /// Uses that are to be reported.
+    unsaid: Vec<Use>,
+    /// Uses from here on are not among them yet.
     used_from: Timestamp,
     would_revive: Vec<PageKey>,
     tickets: u64,
@@ -202,6 +204,7 @@ impl Follower {
             unreported: true,
             unconfirmed: None,
             failures: 0,
+            unsaid: Vec::new(),
             used_from: now.wall,
             would_revive: Vec::new(),
             tickets: 0,
@@ -279,26 +282,39 @@ impl Follower {
     // Reports, freshness, and what a head tells.
 
     fn report(&mut self, now: &Now, asks: &mut Vec<Ask>) {
-        let mut used = Vec::new();
-        if now.wall.since(self.used_from) >= USED_INTERVAL {
-            used = self.applier.used_since(self.used_from).take(USED_MAX).collect();
-        }
-        if !used.is_empty() {
+        if self.unsaid.is_empty() && now.wall.since(self.used_from) >= USED_INTERVAL {
+            self.unsaid = self.applier.used_since(self.used_from).collect();
             self.used_from = now.wall;
         }
+        let used = self.unsaid.iter().rev().take(USED_MAX).cloned().collect::<Vec<_>>();
         self.unreported = false;
-        self.reporting = Some((*now, self.held.clone()));
-        asks.push(Ask::Report(Report {
+        self.reporting = Some((*now, self.held.clone(), used.len()));
+        asks.push(Ask::Report(self.report_with(used)));
+    }
+
+    fn report_with(&self, used: Vec<Use>) -> Report {
+        Report {
             name: self.terms.name.clone(),
             applied: self.held.clone(),
             max_stale: self.terms.max_stale,
             would_revive: self.would_revive.clone(),
             used,
-        }));
+        }
+    }
+
+    pub fn is_reporting(&self) -> bool {
+        self.reporting.is_some()
+    }
+
+    /// Reports of the uses that nobody was told of, for who leaves.
+    pub fn last_reports(&mut self) -> Vec<Report> {
+        let mut used = std::mem::take(&mut self.unsaid);
+        used.extend(self.applier.used_since(self.used_from));
+        used.chunks(USED_MAX).map(|used| self.report_with(used.to_vec())).collect()
     }
 
     fn reported(&mut self, reply: Result<Head, FeedError>, now: &Now, asks: &mut Vec<Ask>) {
-        let Some((sent, told)) = self.reporting.take() else { return };
+        let Some((sent, told, uses)) = self.reporting.take() else { return };
         let metrics = &self.applier.authority().metrics;
         let result = if reply.is_ok() { "success" } else { "failure" };
         metrics.source_refresh.with_label_values(&[result]).inc();
@@ -312,6 +328,7 @@ impl Follower {
             }
         };
         self.failures = 0;
+        self.unsaid.truncate(self.unsaid.len() - uses);
         self.report_due = Some(now.boot.plus(self.terms.report_interval()));
         let relation = self.relation(&head, told.as_ref());
         if self.disputed && self.held.is_some() {
@@ -689,5 +706,57 @@ fn backoff(failures: u32) -> Duration {
 /// Between two whole listings; changes are followed in between.
 const RELIST: Duration = Duration::from_secs(3600);
 const USED_INTERVAL: Duration = Duration::from_secs(60);
-const USED_MAX: usize = 10_000;
+/// Uses in one report, which the admin API must take with the longest names too.
+const USED_MAX: usize = 2_000;
 const REVIVED_MAX: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::Authority;
+    use crate::clock::Clock;
+    use crate::credential::{CredentialId, TenantId};
+    use crate::source::wire::ReportJson;
+    use crate::telemetry::metrics::Metrics;
+
+    const BODY_BYTES_MAX: usize = 1 << 20;
+
+    fn used(number: usize) -> Use {
+        let tenant = TenantId::parse(&"t".repeat(128)).expect("valid");
+        let id = CredentialId::parse(&format!("{number:0128}")).expect("valid");
+        ((tenant, id), Timestamp::from_millis(1_700_000_000_123))
+    }
+
+    #[test]
+    fn uses_are_told_in_reports_that_fit_and_again_until_they_are_answered() {
+        let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        let config = serde_saphyr::from_str("source: embedded").expect("a section");
+        let authority = Authority::new(&config, std::sync::Arc::new(Metrics::new()));
+        let applier = Applier::new(authority, Box::new(|| {}));
+        let terms = Terms::new("name".to_owned(), &config);
+        let mut follower = Follower::new(applier, terms, &clock.now());
+        follower.unsaid = (0..USED_MAX + 1).map(used).collect();
+        let head = Head {
+            position: Position::start(History::random()),
+            disputed: true,
+            accepts: Vec::new(),
+            began: clock.now().wall,
+        };
+        let mut told = HashSet::new();
+        for (answered, count) in [(false, USED_MAX), (true, USED_MAX), (true, 1), (true, 0)] {
+            clock.advance(REPORT_INTERVAL_MAX);
+            let asks = follower.step(Event::Tick, &clock.now());
+            let [Ask::Report(report)] = &*asks else { panic!("{asks:?}") };
+            assert_eq!(report.used.len(), count);
+            let json = serde_json::to_string(&ReportJson::from(report)).expect("plain values");
+            assert!(json.len() < BODY_BYTES_MAX, "{}", json.len());
+            let lost = Err(FeedError::Unreachable("it is away".to_owned()));
+            let reply = if answered { Ok(head.clone()) } else { lost };
+            if answered {
+                told.extend(report.used.iter().map(|(key, _)| key.clone()));
+            }
+            follower.step(Event::Reported(reply), &clock.now());
+        }
+        assert_eq!(told.len(), USED_MAX + 1);
+    }
+}
