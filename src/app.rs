@@ -305,16 +305,16 @@ fn feed(
     clock: &Clock,
     metrics: &Arc<Metrics>,
 ) -> Result<Option<Arc<dyn Feed>>, Failure> {
-    let instance = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     Ok(match config.credentials.source {
         Source::File => None,
         Source::Embedded => {
             let core = core.expect("a checked config has an admin section");
             let (store, replicas) = (Arc::clone(&core.store), Arc::clone(&core.replicas));
-            Some(Arc::new(Embedded::new(store, replicas, instance, clock.clone())))
+            Some(Arc::new(Embedded::new(store, replicas, clock.clone())))
         }
         Source::Native => {
             let native = config.credentials.native.as_ref().expect("a checked config has it");
+            let instance = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
             let native = Native::new(native, instance, clock.clone(), Arc::clone(metrics));
             let failed = |what| Failure(format!("credentials.native: {what}"));
             Some(Arc::new(native.map_err(failed)?))

@@ -15,18 +15,12 @@ use crate::store::{Failed, Record, Store};
 pub struct Embedded {
     store: Arc<dyn Store>,
     replicas: Arc<Replicas>,
-    instance: String,
     clock: Clock,
 }
 
 impl Embedded {
-    pub fn new(
-        store: Arc<dyn Store>,
-        replicas: Arc<Replicas>,
-        instance: String,
-        clock: Clock,
-    ) -> Self {
-        Self { store, replicas, instance, clock }
+    pub fn new(store: Arc<dyn Store>, replicas: Arc<Replicas>, clock: Clock) -> Self {
+        Self { store, replicas, clock }
     }
 }
 
@@ -44,11 +38,11 @@ impl Feed for Embedded {
 
     async fn report(&self, report: &Report) -> Result<Head, FeedError> {
         let now = self.clock.now();
-        Ok(self.replicas.report(&self.instance, report.clone(), &now).await?)
+        Ok(self.replicas.report(INSTANCE, report.clone(), &now).await?)
     }
 
     async fn leave(&self) -> Result<(), FeedError> {
-        Ok(self.replicas.remove(&self.instance).await?)
+        Ok(self.replicas.remove(INSTANCE).await?)
     }
 
     async fn page(&self, after: Option<&PageKey>) -> Result<Page, FeedError> {
@@ -90,6 +84,9 @@ impl Feed for Embedded {
     }
 }
 
+/// The store is locked for one process at a time, so the next one takes over the lease of one that
+/// was killed: nobody else is left to wait for.
+const INSTANCE: &str = "embedded";
 /// Rows a page and changes a batch: what is read at a time.
 const PAGE_ROWS: usize = 10_000;
 const BATCH: usize = 1_000;
