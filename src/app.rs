@@ -144,8 +144,8 @@ impl App {
         let ops = ops_listener.map(|listener| {
             let (authority, metrics) = (Arc::clone(&authority), Arc::clone(&metrics));
             let draining = Arc::clone(&draining);
-            let clock = clock.clone();
-            OpsFace::start(Ops { authority, clock, metrics, draining }, listener)
+            let (clock, decides) = (clock.clone(), proxy.is_some());
+            OpsFace::start(Ops { authority, decides, clock, metrics, draining }, listener)
         });
         let mut app = Self {
             config,

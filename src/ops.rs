@@ -19,6 +19,9 @@ use crate::telemetry::metrics::Metrics;
 #[derive(Clone)]
 pub struct Ops {
     pub authority: Arc<Authority>,
+    /// Whether requests are decided here. An admin API alone needs no table, and one whose store is
+    /// disputed must be reached to be told what to do.
+    pub decides: bool,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     /// Set when we are about to leave.
@@ -48,7 +51,7 @@ impl Ops {
         let has = |wanted: &str| query.split('&').any(|parameter| parameter == wanted);
         let draining = self.draining.load(Ordering::Relaxed);
         let loaded = self.authority.is_loaded();
-        let excluded = has("exclude=table");
+        let excluded = has("exclude=table") || !self.decides;
         let ready = !draining && (loaded || excluded);
         let mut text = String::new();
         if has("verbose") || !ready {
