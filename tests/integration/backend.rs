@@ -136,7 +136,11 @@ fn serve(
 }
 
 /// A whole request, or `None` at the end.
-fn read_request(stream: &mut TcpStream, received: &mut Vec<u8>, connection: usize) -> Option<Seen> {
+pub fn read_request(
+    stream: &mut TcpStream,
+    received: &mut Vec<u8>,
+    connection: usize,
+) -> Option<Seen> {
     let end = loop {
         match received.windows(4).position(|it| it == b"\r\n\r\n") {
             Some(end) => break end,

@@ -18,6 +18,8 @@ pub const TOKEN: &str = "planted-token-0123456789";
 /// What a guard is started with.
 pub struct Setup {
     pub rows: String,
+    /// The source, and the section of its name.
+    pub source: String,
     pub deny: Option<String>,
     /// More keys of the listener, such as `, tls: { … }`.
     pub listener: String,
@@ -36,6 +38,7 @@ impl Setup {
     pub fn new(backend: SocketAddr) -> Self {
         Self {
             rows: row(ID, TOKEN, "Enabled", "2099-01-01T00:00:00Z"),
+            source: "file\n  file: { path: credentials.yaml }".to_owned(),
             deny: None,
             listener: String::new(),
             files: Vec::new(),
@@ -88,8 +91,8 @@ impl Setup {
             "  drain: { delay: 0s, deadline: 10s }\n"
         };
         format!(
-            "proxy:\n  listeners: [{{ address: '127.0.0.1:0'{} }}]\n{drain}{}  routes:\n{}credentials:\n  source: file\n  file: {{ path: credentials.yaml }}\n{}ops: {{ listen: '127.0.0.1:0' }}\n{}",
-            self.listener, self.proxy, self.routes, self.credentials, self.top
+            "proxy:\n  listeners: [{{ address: '127.0.0.1:0'{} }}]\n{drain}{}  routes:\n{}credentials:\n  source: {}\n{}ops: {{ listen: '127.0.0.1:0' }}\n{}",
+            self.listener, self.proxy, self.routes, self.source, self.credentials, self.top
         )
     }
 
@@ -158,6 +161,7 @@ pub struct Guard {
     child: Child,
     pub folder: tempfile::TempDir,
     pub proxy: SocketAddr,
+    pub admin: SocketAddr,
     pub ops: SocketAddr,
     out: Arc<Mutex<String>>,
     diagnostics: Arc<Mutex<String>>,
@@ -168,8 +172,14 @@ impl Guard {
     /// Starts it with the files of this folder, and waits until the table is loaded.
     pub fn start_in(folder: tempfile::TempDir) -> Self {
         let guard = Self::launch(folder, &["serve"]);
-        wait_for("readiness", || guard.ops("/readyz").status == 200);
-        guard
+        guard.ready()
+    }
+
+    /// Itself, once the table is loaded.
+    pub fn ready(self) -> Self {
+        let what = format!("readiness: {}", self.diagnostics());
+        wait_for(&what, || self.ops("/readyz").status == 200);
+        self
     }
 
     pub fn launch(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
@@ -191,9 +201,22 @@ impl Guard {
             out = text;
             readers.push(reader);
         }
-        let mut guard = Self { child, folder, proxy: unset, ops: unset, out, diagnostics, readers };
-        guard.proxy = guard.address("proxy");
-        guard.ops = guard.address("ops");
+        let config = fs::read_to_string(folder.path().join("proxy.yaml")).expect("a config");
+        let mut guard = Self {
+            child,
+            folder,
+            proxy: unset,
+            admin: unset,
+            ops: unset,
+            out,
+            diagnostics,
+            readers,
+        };
+        let mut found = |face: &str| {
+            let named = config.lines().any(|line| line.starts_with(&format!("{face}:")));
+            if named { guard.address(face) } else { unset }
+        };
+        (guard.proxy, guard.admin, guard.ops) = (found("proxy"), found("admin"), found("ops"));
         guard
     }
 
@@ -247,6 +270,17 @@ impl Guard {
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
+    /// The status of a GET below the route with this token, and the reason in its access line.
+    pub fn verdict(&self, token: &str) -> (u16, String) {
+        let id = format!("r-{}", fastrand::u64(..));
+        let reply = self.client().send(&format!(
+            "GET /scim/v2/Users HTTP/1.1\r\nHost: scim.test\r\nAuthorization: Bearer {token}\r\n\
+             X-Request-Id: {id}\r\n\r\n"
+        ));
+        let line = self.access_line(&id);
+        (reply.status, line["reason"].as_str().unwrap_or_default().to_owned())
+    }
+
     /// The access line of a request, once it is written.
     pub fn access_line(&self, request_id: &str) -> serde_json::Value {
         let mut found = None;
@@ -280,8 +314,13 @@ impl Guard {
     }
 
     /// Ends it, and gives all that it has written.
-    pub fn stop(mut self) -> (String, String, tempfile::TempDir) {
-        self.signal(rustix::process::Signal::TERM);
+    pub fn stop(self) -> (String, String, tempfile::TempDir) {
+        self.end(rustix::process::Signal::TERM)
+    }
+
+    /// Ends it by a signal, and gives all that it has written.
+    pub fn end(mut self, signal: rustix::process::Signal) -> (String, String, tempfile::TempDir) {
+        self.signal(signal);
         self.wait();
         for reader in self.readers.drain(..) {
             reader.join().expect("a reader ends with the process");

@@ -4,6 +4,7 @@
 mod admin_commands;
 mod backend;
 mod bodies;
+mod cluster;
 mod commands;
 mod credentials;
 mod forwarding;

@@ -62,7 +62,7 @@ impl Authority {
     }
 
     /// A client that trusts servers with certificates from here.
-    fn client(&self) -> TlsClient {
+    pub fn client(&self) -> TlsClient {
         TlsClient { config: self.config(&[&TLS13, &TLS12], None), name: "localhost".to_owned() }
     }
 
@@ -93,10 +93,10 @@ impl Pair {
     }
 }
 
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 #[derive(Clone)]
-struct TlsClient {
+pub struct TlsClient {
     config: ClientConfig,
     name: String,
 }
@@ -119,7 +119,7 @@ impl TlsClient {
         Ok(Client::over(StreamOwned::new(session, stream)))
     }
 
-    fn connect(&self, address: SocketAddr) -> Client<Tls> {
+    pub fn connect(&self, address: SocketAddr) -> Client<Tls> {
         self.try_connect(address).expect("a handshake")
     }
 
