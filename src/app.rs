@@ -96,7 +96,7 @@ impl App {
         let admin_listener =
             config.admin.as_ref().map(|it| bind("admin.listen", it.listen)).transpose()?;
         let core = match &config.admin {
-            Some(admin) => Some(Core::open(&config, admin, &clock).await?),
+            Some(admin) => Some(Core::open(&config, admin, &clock, &metrics).await?),
             None => None,
         };
         let feed = feed(&config, core.as_ref(), &clock, &metrics)?;

@@ -24,6 +24,7 @@ use crate::store::{
     AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Order, Origin, Record, Records, Store,
     View, WriteError, Written,
 };
+use crate::telemetry::metrics::Metrics;
 pub use rules::Overlap;
 pub use tokens::{Rejected, Token, Tokens};
 
@@ -38,6 +39,7 @@ pub struct Service {
     /// When the present minute of failed logins began, and how many of it were audited.
     failures: Mutex<(Uptime, u32)>,
     clock: Clock,
+    metrics: Arc<Metrics>,
 }
 
 /// Who asks, and from where.
@@ -191,10 +193,11 @@ impl Service {
         tokens: Arc<Tokens>,
         limits: AdminLimits,
         clock: Clock,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let (limits, configured) = (ArcSwap::from_pointee(limits), ArcSwap::default());
         let failures = Mutex::new((clock.now().boot, 0));
-        Self { store, replicas, tokens, limits, configured, failures, clock }
+        Self { store, replicas, tokens, limits, configured, failures, clock, metrics }
     }
 
     pub fn tokens(&self) -> &Arc<Tokens> {
@@ -251,9 +254,7 @@ impl Service {
                         request_id,
                         ..self.own_entry("login.fail", None)
                     };
-                    if let Err(failed) = self.store.append_audit(entry).await {
-                        tracing::warn!("a failed login could not be audited: {failed}");
-                    }
+                    self.note(entry).await;
                 }
                 Err(Problem::Unauthenticated)
             }
@@ -448,7 +449,7 @@ impl Service {
         if after.is_none() {
             let entry =
                 AuditEntry { tenant: tenant.cloned(), ..self.entry_of(caller, "table.read") };
-            self.store.append_audit(entry).await?;
+            self.note(entry).await;
         }
         Ok(self.store.page(after, scope.as_deref(), rows).await?)
     }
@@ -490,12 +491,12 @@ impl Service {
             return Err(Problem::Invalid { field: "instance", what });
         }
         report.used.retain(|((tenant, _), _)| caller.token.sees(tenant));
-        Ok(self.replicas.report(instance, report, &self.clock.now()).await?)
+        Ok(self.replicas.report(&lease(caller, instance), report, &self.clock.now()).await?)
     }
 
     pub async fn deregister(&self, caller: &Caller, instance: &str) -> Result<(), Problem> {
         caller.may(Right::Report)?;
-        Ok(self.replicas.remove(instance).await?)
+        Ok(self.replicas.remove(&lease(caller, instance)).await?)
     }
 
     pub async fn replicas(&self, caller: &Caller) -> Result<Vec<ReplicaState>, Problem> {
@@ -547,8 +548,18 @@ impl Service {
             detail: to.display().to_string(),
             ..self.entry_of(caller, "store.backup")
         };
-        self.store.append_audit(entry).await?;
+        self.note(entry).await;
         Ok(self.store.backup(to).await?)
+    }
+
+    /// Audits what changes nothing. A disk without room must keep nobody from the table or from a
+    /// backup, so it is done all the same, and told elsewhere.
+    async fn note(&self, entry: AuditEntry) {
+        let (action, actor, peer) = (entry.action, entry.actor.clone(), entry.peer.clone());
+        if let Err(failed) = self.store.append_audit(entry).await {
+            self.metrics.audit_write_failures.inc();
+            tracing::error!(action, actor, peer, "this could not be audited: {failed}");
+        }
     }
 
     /// Entries after a number, and the number after which there are more.
@@ -772,7 +783,7 @@ impl Service {
 }
 
 /// Failed logins of a minute that are audited, from wherever they come; the rest is counted.
-const FAILURES_AUDITED: u32 = 100;
+const FAILURES_AUDITED: u32 = 20;
 const FAILURES_TIME: Duration = Duration::from_secs(60);
 
 /// How long the log's texts are kept for followers that were away.
@@ -801,6 +812,11 @@ impl Problem {
             other => other,
         }
     }
+}
+
+/// A lease belongs to the token that it came by: no other one speaks for the instance.
+fn lease(caller: &Caller, instance: &str) -> String {
+    format!("{}:{instance}", caller.token.name)
 }
 
 /// The last characters of a token, by which people tell two apart.

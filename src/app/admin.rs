@@ -31,7 +31,12 @@ pub struct Core {
 
 impl Core {
     /// Opens the store, and on its first start makes the operator's token.
-    pub async fn open(config: &Config, admin: &Admin, clock: &Clock) -> Result<Self, Failure> {
+    pub async fn open(
+        config: &Config,
+        admin: &Admin,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, Failure> {
         let path = &admin.store.0;
         let failed = |what: String| Failure(format!("admin.store: {what}"));
         let loaded = Tokens::load(&admin.tokens).map_err(|faults| Failure(faults.join("\n")))?;
@@ -54,6 +59,7 @@ impl Core {
             Arc::new(tokens),
             admin.limits.clone(),
             clock.clone(),
+            Arc::clone(metrics),
         );
         service.configure(&admin.limits, tenants(config, admin)).await.map_err(of_store)?;
         Ok(Self { store, replicas, service: Arc::new(service) })

@@ -262,7 +262,9 @@ impl Store for Sqlite {
     async fn put_lease(&self, lease: &Lease) -> Result<(), Failed> {
         let mut batch = Batch::default();
         batch.lease(lease);
-        self.keep(self.lock().await, batch).await
+        // A replica that is not on record must not be forgotten by a receipt.
+        let write = Write { batch, room: Room::Reserved, position: None };
+        Ok(self.commit(self.lock().await, write).await?)
     }
 
     async fn remove_lease(&self, instance: &str) -> Result<(), Failed> {

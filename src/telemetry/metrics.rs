@@ -31,6 +31,7 @@ pub struct Metrics {
     pub source_history_changed: IntGauge,
     pub clock_skew: Gauge,
     pub replicas: IntGaugeVec,
+    pub audit_write_failures: IntCounter,
     pub cache_memo: IntCounter,
     pub cache_hit: IntCounter,
     pub cache_miss: IntCounter,
@@ -127,6 +128,10 @@ impl Metrics {
                 "replicas",
                 "Replicas that the admin API knows, by how far they are.",
                 &["state"],
+            ),
+            audit_write_failures: make.counter(
+                "audit_write_failures_total",
+                "Logins, reads and backups that could not be audited. Changes are audited or not made.",
             ),
             cache_memo: cache.with_label_values(&["memo"]),
             cache_hit: cache.with_label_values(&["hit"]),

@@ -219,10 +219,10 @@ fn a_drain_lets_streams_finish_and_tells_clients_to_go() {
     let client = Client::connect(guard.proxy);
     let (requests, begun) = (client.requests.clone(), &client.runtime);
     let asked = request(Method::GET, "/Users", TOKEN).body(()).expect("valid");
-    let answer = begun.block_on(async {
-        requests.ready().await.expect("ready").send_request(asked, true).expect("sent").0
+    let answer = begun.spawn(async move {
+        let mut requests = requests.ready().await?;
+        requests.send_request(asked, true)?.0.await
     });
-    let answer = begun.spawn(answer);
     wait_for("the request at the backend", || !backend.seen().is_empty());
     guard.signal(Signal::TERM);
     guard.wait_for_diagnostic("leaving");

@@ -162,7 +162,8 @@ impl From<&ReplicaState> for ReplicaJson {
     fn from(replica: &ReplicaState) -> Self {
         Self {
             name: replica.name.clone(),
-            instance: replica.instance.clone(),
+            // Behind the name of its token, if it came by one.
+            instance: replica.instance.rsplit(':').next().unwrap_or_default().to_owned(),
             applied: replica.applied.as_ref().map(ToString::to_string),
             state: replica.state.as_str(),
             refuses_by: replica.refuses_by.map(|time| time.to_string()),

@@ -66,7 +66,14 @@ impl World {
         let limits = AdminLimits { credentials_per_tenant: most, ..AdminLimits::default() };
         let tokens = Arc::new(Tokens::new(Vec::new()));
         let replicas = Arc::new(replicas);
-        let service = Service::new(engine, replicas, tokens, limits.clone(), clock.clone());
+        let service = Service::new(
+            engine,
+            replicas,
+            tokens,
+            limits.clone(),
+            clock.clone(),
+            Arc::new(Metrics::new()),
+        );
         let service = Arc::new(service);
         let tenants = ["z-1", "z-2"].map(|it| TenantId::parse(it).expect("valid"));
         service.configure(&limits, tenants.into_iter().collect()).await.expect("in memory");
