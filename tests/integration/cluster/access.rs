@@ -1,6 +1,7 @@
 //! Who may follow, and who may not; and what each replica is told.
 
 use std::fs;
+use std::thread;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -112,8 +113,9 @@ fn a_token_that_is_taken_away_ends_its_stream_and_its_requests() {
     admin.guard.replace("proxy.yaml", &ADMIN.replace(fleet, ""));
     admin.guard.signal(Signal::HUP);
     admin.guard.wait_for_diagnostic("config reloaded");
-    // It comes back only at the stream's end.
-    let told = String::from_utf8_lossy(&stream.rest()).into_owned();
+    let stream = thread::spawn(move || stream.rest());
+    wait_for("the stream's end", || stream.is_finished());
+    let told = String::from_utf8_lossy(&stream.join().expect("bytes")).into_owned();
     assert!(told.starts_with("HTTP/1.1 200") && told.contains("event: heartbeat"), "{told}");
     guard.wait_for_diagnostic("the admin API does not answer");
     assert!(guard.diagnostics().contains("(401)"), "{}", guard.diagnostics());
