@@ -399,8 +399,7 @@ impl Service {
     ) -> Result<(TenantRow, bool), Problem> {
         caller.may_in(Right::Change, tenant)?;
         let audit = self.entry(caller, "tenant.declare", tenant, None);
-        let written = self.write(tenant, None, false, audit, Box::new(rules::declare)).await?;
-        Ok((self.declared(tenant).await?, written.changed))
+        self.change_tenant(tenant, false, audit, rules::declare).await
     }
 
     pub async fn delete_tenant(
@@ -429,10 +428,10 @@ impl Service {
             detail: status.as_str().to_owned(),
             ..self.entry(caller, "tenant.synchronization", tenant, None)
         };
-        let decide = Box::new(move |view: &View| rules::set_synchronization(view, status));
         let restricts = status == Status::Disabled;
-        let written = self.write(tenant, None, restricts, audit, decide).await?;
-        Ok(written.head.position.revision)
+        let rule = move |view: &View| rules::set_synchronization(view, status);
+        let (row, _) = self.change_tenant(tenant, restricts, audit, rule).await?;
+        Ok(row.revision)
     }
 
     // Followers.
@@ -674,25 +673,65 @@ impl Service {
     ) -> Result<Changed, Problem> {
         let (tenant, id) = key;
         let audit = self.entry(caller, action, tenant, Some(id));
-        let seen: Arc<OnceLock<Record>> = Arc::default();
-        let (sight, wanted) = (Arc::clone(&seen), id.clone());
-        let decide = Box::new(move |view: &View| {
-            let edits = rule(view)?;
+        let wanted = id.clone();
+        let sight = move |view: &View, edits: &[Edit]| {
             let put = edits.iter().find_map(|edit| match edit {
                 Edit::Put(record) => Some(record),
                 _ => None,
             });
-            if let Some(record) = put.or_else(|| view.record(&wanted)) {
-                let _ = sight.set(record.clone());
-            }
-            Ok(edits)
-        });
-        let written = self.write(tenant, None, restricts, audit, decide).await?;
-        let mut record = seen.get().expect("a rule that says yes has seen it").clone();
+            put.or_else(|| view.record(&wanted)).cloned()
+        };
+        let (mut record, written) = self.sighted(tenant, restricts, audit, rule, sight).await?;
         if written.changed {
             record.revision = written.head.position.revision;
         }
         Ok(Changed { revision: record.revision, record })
+    }
+
+    /// The tenant as it is from then on, and whether that is new.
+    async fn change_tenant(
+        &self,
+        tenant: &TenantId,
+        restricts: bool,
+        audit: AuditEntry,
+        rule: impl FnOnce(&View) -> Result<Vec<Edit>, Denied> + Send + 'static,
+    ) -> Result<(TenantRow, bool), Problem> {
+        let named = tenant.clone();
+        let sight = move |view: &View, edits: &[Edit]| match edits {
+            [Edit::PutTenant(synchronization)] => Some(TenantRow {
+                tenant: named,
+                synchronization: *synchronization,
+                revision: Revision(0),
+            }),
+            _ => view.tenant.clone(),
+        };
+        let (mut row, written) = self.sighted(tenant, restricts, audit, rule, sight).await?;
+        if written.changed {
+            row.revision = written.head.position.revision;
+        }
+        Ok((row, written.changed))
+    }
+
+    /// Writes, and tells what the transaction itself has seen: a moment later it may be otherwise.
+    async fn sighted<T: Clone + Send + Sync + 'static>(
+        &self,
+        tenant: &TenantId,
+        restricts: bool,
+        audit: AuditEntry,
+        rule: impl FnOnce(&View) -> Result<Vec<Edit>, Denied> + Send + 'static,
+        sight: impl FnOnce(&View, &[Edit]) -> Option<T> + Send + 'static,
+    ) -> Result<(T, Written), Problem> {
+        let seen: Arc<OnceLock<T>> = Arc::default();
+        let place = Arc::clone(&seen);
+        let decide = Box::new(move |view: &View| {
+            let edits = rule(view)?;
+            if let Some(sight) = sight(view, &edits) {
+                let _ = place.set(sight);
+            }
+            Ok(edits)
+        });
+        let written = self.write(tenant, None, restricts, audit, decide).await?;
+        Ok((seen.get().expect("a rule that says yes has seen it").clone(), written))
     }
 
     async fn write(

@@ -17,6 +17,15 @@ async fn a_tenant_is_declared_switched_and_deleted() {
     let again = world.ask("operator", "PUT", path, json!({})).await.expect(200);
     assert_eq!((again.revision(), &again.body), (declared.revision(), &expected));
 
+    // A switch that is so already keeps its number, whatever others have written since.
+    let switch = format!("{path}/synchronization");
+    let off = json!({ "status": "Disabled" });
+    let first = world.ask("operator", "PUT", &switch, off.clone()).await.expect(200).revision();
+    world.create().await;
+    let again = world.ask("operator", "PUT", &switch, off).await.expect(200);
+    assert_eq!(again.revision(), first);
+    world.ask("operator", "PUT", &switch, json!({ "status": "Enabled" })).await.expect(200);
+
     let switch = format!("{path}/synchronization");
     assert_eq!(world.get("reader", &switch).await.body, json!({ "status": "Enabled" }));
     let off = json!({ "status": "Disabled" });
