@@ -465,7 +465,7 @@ impl Minded {
         self.clock.settle();
         self.files.poll();
         if let Some(proxy) = &self.proxy {
-            proxy.settings.load().refresh_secrets();
+            proxy.settings.load().refresh();
         }
         if let Some(admin) = &self.admin {
             admin.tokens().refresh();

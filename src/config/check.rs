@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use rustls_pki_types::ServerName;
+
 use super::tls::Tls;
-use super::value::{RouteTenant, Segment, Span};
+use super::value::{Location, RouteTenant, Segment, Span};
 use super::yaml::Fault;
-use super::{Admin, Config, Limits, Proxy, Route, Source};
+use super::{Admin, Config, Limits, Proxy, Route, Source, Upstream};
 use crate::credential::feed::History;
 
 /// All faults, without lines.
@@ -127,11 +129,13 @@ fn check_route(route: &Route, place: &str, faults: &mut Faults) {
         "is one tenant while the path has {tenant}: write \"*\", or take {tenant} out of the path",
     );
     faults.add_if(named > 1, format!("{place}.path"), "has {tenant} twice: keep one");
-    faults.add_if(
-        named == 0 && route.upstream.url.path.tenants() > 0,
-        format!("{place}.upstream.url"),
-        "has {tenant}, which the route's path does not: add it there, or write the tenant's id",
-    );
+    for (place, url) in route.upstream.places(&format!("{place}.upstream")) {
+        faults.add_if(
+            named == 0 && url.path.tenants() > 0,
+            place,
+            "has {tenant}, which the route's path does not: add it there, or write the tenant's id",
+        );
+    }
     let literal =
         |segment: &Segment| matches!(segment, Segment::Literal(text) if text.contains('{'));
     faults.add_if(
@@ -146,19 +150,92 @@ fn check_route(route: &Route, place: &str, faults: &mut Faults) {
             "must be one resource's name, such as Schemas, without slashes",
         );
     }
-    let upstream = &route.upstream;
+    check_upstream(&route.upstream, &format!("{place}.upstream"), faults);
+}
+
+fn check_upstream(upstream: &Upstream, place: &str, faults: &mut Faults) {
+    let urls = upstream.urls();
+    faults.add_if(urls.is_empty(), place, "has no url: write where the SCIM server is");
+    faults.add_if(
+        upstream.url.is_some() && !upstream.urls.is_empty(),
+        format!("{place}.urls"),
+        "stands beside url: keep one of the two",
+    );
+    for (index, (place, url)) in upstream.places(place).enumerate() {
+        let first = &urls[0];
+        faults.add_if(
+            url.path != first.path,
+            &place,
+            "has another path than urls[0]: requests take turns, so write the same in all",
+        );
+        faults.add_if(
+            url.scheme() != first.scheme(),
+            &place,
+            "has another scheme than urls[0]: write the same in all",
+        );
+        if let Some(twin) = urls[..index].iter().position(|other| other == url) {
+            faults.add(&place, format!("is the same as urls[{twin}]: take one out"));
+        }
+    }
+    check_upstream_tls(upstream, place, faults);
     for (span, key) in [
         (upstream.connect_timeout, "connect_timeout"),
         (upstream.response_timeout, "response_timeout"),
     ] {
-        positive(span, &format!("{place}.upstream.{key}"), faults);
+        positive(span, &format!("{place}.{key}"), faults);
     }
-    at_most(
-        upstream.connect_wait,
-        Duration::from_secs(60),
-        &format!("{place}.upstream.connect_wait"),
-        faults,
+    let minute = Duration::from_secs(60);
+    at_most(upstream.connect_wait, minute, &format!("{place}.connect_wait"), faults);
+    faults.add_if(
+        !(1..=1_000_000).contains(&upstream.connections),
+        format!("{place}.connections"),
+        "must be between 1 and 1000000",
     );
+}
+
+fn check_upstream_tls(upstream: &Upstream, place: &str, faults: &mut Faults) {
+    let secure = upstream.urls().iter().any(|url| url.scheme() == "https");
+    for (set, key) in [
+        (upstream.ca.is_some(), "ca"),
+        (upstream.client_certificate.is_some(), "client_certificate"),
+        (upstream.client_key.is_some(), "client_key"),
+        (upstream.server_name.is_some(), "server_name"),
+    ] {
+        faults.add_if(
+            set && !secure,
+            format!("{place}.{key}"),
+            "is for TLS, which the url does not ask for: write https://, or take this out",
+        );
+    }
+    faults.add_if(
+        upstream.client_certificate.is_some() && upstream.client_key.is_none(),
+        format!("{place}.client_certificate"),
+        "has no client_key beside it: add the file with its key",
+    );
+    faults.add_if(
+        upstream.client_key.is_some() && upstream.client_certificate.is_none(),
+        format!("{place}.client_key"),
+        "has no client_certificate beside it: add the file with the certificate",
+    );
+    if let Some(name) = &upstream.server_name {
+        faults.add_if(
+            ServerName::try_from(name.as_str()).is_err(),
+            format!("{place}.server_name"),
+            "must be a DNS name, or an address without brackets, as the backend's certificate has it",
+        );
+        return;
+    }
+    for (place, url) in upstream.places(place) {
+        let named = match &url.at {
+            Location::Tcp { tls: true, host, .. } => ServerName::try_from(host.as_str()).is_ok(),
+            _ => true,
+        };
+        faults.add_if(
+            !named,
+            place,
+            "has a host that no certificate can name: add server_name with the name that it has",
+        );
+    }
 }
 
 fn check_limits(limits: &Limits, faults: &mut Faults) {
@@ -406,6 +483,53 @@ ops: { listen: 127.0.0.1:9090 }
             &format!("[{{ {pair} }}, {{ {pair}, client_ca: c, client_auth: required }}]"),
             &["proxy.listeners[0].tls[1]: asks clients for other certificates than the first"],
         );
+    }
+
+    #[test]
+    fn rules_of_upstreams() {
+        let check = |keys: &str, told: &[&str]| {
+            check("url: \"http://127.0.0.1:9000/scim/v2\"", keys, told);
+        };
+        let place = "proxy.routes[0].upstream";
+        let told = |key: &str, what: &str| format!("{place}{key}: {what}");
+        check("url: 'unix:/run/b.sock:/scim'", &[]);
+        check("urls: ['http://a/scim', 'http://b/scim']", &[]);
+        check("url: 'https://b/', ca: a, client_certificate: b, client_key: c", &[]);
+        check("url: 'https://10.0.0.1/'", &[]);
+        check("connect_wait: 1s", &[&told("", "has no url")]);
+        check("urls: []", &[&told("", "has no url")]);
+        check("url: 'http://a/', urls: ['http://b/']", &[&told(".urls", "stands beside url")]);
+        check("urls: ['http://a/x', 'http://b/y']", &[&told(".urls[1]", "has another path")]);
+        check("urls: ['http://a/', 'https://b/']", &[&told(".urls[1]", "has another scheme")]);
+        check("urls: ['http://a/', 'unix:/b:/']", &[&told(".urls[1]", "has another scheme")]);
+        check(
+            "urls: ['http://a/', 'http://b/', 'http://A:80']",
+            &[&told(".urls[2]", "is the same as urls[0]")],
+        );
+        check("url: 'http://a/', ca: a", &[&told(".ca", "is for TLS")]);
+        check("url: 'unix:/a', server_name: a", &[&told(".server_name", "is for TLS")]);
+        let alone = [("client_certificate", "client_key"), ("client_key", "client_certificate")];
+        for (key, other) in alone {
+            let missing = format!("has no {other} beside it");
+            check(&format!("url: 'https://b/', {key}: b"), &[&told(&format!(".{key}"), &missing)]);
+        }
+        check("url: 'https://b/', server_name: '[::1]'", &[&told(".server_name", "must be a DNS")]);
+        check("url: 'https://-b-/'", &[&told(".url", "has a host that no certificate")]);
+        check("url: 'https://-b-/', server_name: b", &[]);
+        check("url: 'http://b/', connections: 0", &[&told(".connections", "must be between")]);
+    }
+
+    #[test]
+    fn paths_of_upstreams_start_at_the_folder_of_the_config() {
+        for (keys, told) in [
+            ("url: 'unix:b.sock:/scim'", "url: unix:/etc/guard/b.sock:/scim"),
+            ("urls: ['unix:b.sock:/scim']", "- unix:/etc/guard/b.sock:/scim"),
+            ("url: 'https://b/', ca: ca.crt", "ca: /etc/guard/ca.crt"),
+        ] {
+            let text = GOOD.replacen("url: \"http://127.0.0.1:9000/scim/v2\"", keys, 1);
+            let config = Config::parse(&text, Path::new("/etc/guard")).expect("valid");
+            assert!(config.to_yaml().contains(told), "{}", config.to_yaml());
+        }
     }
 
     #[test]

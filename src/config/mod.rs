@@ -163,8 +163,29 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// The target is this URL's path and what the request has beyond the route's.
-    pub url: UpstreamUrl,
+    /// The target is this URL's path and what the request has beyond the route's. `https:` speaks
+    /// TLS 1.2 or 1.3, `unix:` goes over a Unix socket. A name is looked up again every few
+    /// seconds, and requests take turns over its addresses. Either this or `urls` is required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<UpstreamUrl>,
+    /// Several servers instead of one `url`, all with the same scheme and path. Requests take
+    /// turns; one that cannot be reached is passed over for some seconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<UpstreamUrl>,
+    /// A PEM file: the authorities whose certificates we believe. Watched, as are the next two.
+    /// Default: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// A PEM file: the certificate that we show, then those of the authorities between it and the
+    /// root. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<PathBuf>,
+    /// A PEM file: the key of `client_certificate`, without a passphrase.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<PathBuf>,
+    /// The name that the backend's certificate must have. Default: the URL's host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<HostName>,
     /// `remove` takes the client's header away, `keep` passes it, `file:PATH` replaces it. The
     /// file is watched. Default: remove.
     #[serde(default = "Upstream::default_authorization")]
@@ -183,9 +204,44 @@ pub struct Upstream {
     /// does. Identity providers may try a deactivation only once. Default: 10 seconds.
     #[serde(default = "Upstream::default_connect_wait")]
     pub connect_wait: Span,
+    /// The most connections of one worker to this upstream. Further requests wait for a free one,
+    /// `connect_wait` at most. Default: 1000.
+    #[serde(default = "Upstream::default_connections")]
+    pub connections: usize,
 }
 
 impl Upstream {
+    /// Where it is; in a checked config there is at least one.
+    pub fn urls(&self) -> &[UpstreamUrl] {
+        if self.urls.is_empty() { self.url.as_slice() } else { &self.urls }
+    }
+
+    /// Each URL with its path in the config, of which `place` is this upstream's.
+    pub fn places(&self, place: &str) -> impl Iterator<Item = (String, &UpstreamUrl)> {
+        let alone = self.urls.is_empty();
+        let path = move |index| match alone {
+            true => format!("{place}.url"),
+            false => format!("{place}.urls[{index}]"),
+        };
+        self.urls().iter().enumerate().map(move |(index, url)| (path(index), url))
+    }
+
+    /// Every file of TLS that it names.
+    pub fn tls_files(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.ca, &self.client_certificate, &self.client_key];
+        files.into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    fn rebase(&mut self, directory: &Path) {
+        if let Authorization::File(path) = &mut self.authorization {
+            rebase(path, directory);
+        }
+        let urls = self.url.iter_mut().chain(&mut self.urls);
+        urls.for_each(|url| url.rebase(directory));
+        let files = [&mut self.ca, &mut self.client_certificate, &mut self.client_key];
+        files.into_iter().flatten().for_each(|path| rebase(path, directory));
+    }
+
     fn default_authorization() -> Authorization {
         Authorization::Remove
     }
@@ -200,6 +256,10 @@ impl Upstream {
 
     fn default_connect_wait() -> Span {
         Span::seconds(10)
+    }
+
+    fn default_connections() -> usize {
+        1000
     }
 }
 
@@ -391,9 +451,7 @@ impl Config {
         listeners.filter_map(|it| it.tls.as_mut()).for_each(|tls| tls.rebase(directory));
         let routes = self.proxy.iter_mut().flat_map(|proxy| &mut proxy.routes);
         for route in routes {
-            if let Authorization::File(path) = &mut route.upstream.authorization {
-                rebase(path, directory);
-            }
+            route.upstream.rebase(directory);
         }
         if let Some(native) = &mut self.credentials.native {
             native.rebase(directory);

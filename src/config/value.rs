@@ -336,56 +336,98 @@ written_as_text!(
     "^/[^?#%]*$"
 );
 
-/// Where a backend is: `http://HOST:PORT/PATH`.
+/// Where a backend is: `http://HOST:PORT/PATH`, `https://…`, or `unix:SOCKET:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamUrl {
-    /// As in the URL, without brackets.
-    pub host: String,
-    pub port: u16,
+    pub at: Location,
     pub path: RoutePath,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// `host` is as in the URL, without brackets.
+    Tcp {
+        tls: bool,
+        host: String,
+        port: u16,
+    },
+    Unix(PathBuf),
 }
 
 impl UpstreamUrl {
     /// As it would stand in a `Host` header.
     pub fn authority(&self) -> String {
-        let host =
-            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == 80 { host } else { format!("{host}:{}", self.port) }
+        let Location::Tcp { tls, host, port } = &self.at else { return "localhost".to_owned() };
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        if *port == default_port(*tls) { host } else { format!("{host}:{port}") }
     }
+
+    pub fn scheme(&self) -> &'static str {
+        match self.at {
+            Location::Tcp { tls: false, .. } => "http",
+            Location::Tcp { tls: true, .. } => "https",
+            Location::Unix(_) => "unix",
+        }
+    }
+
+    pub(super) fn rebase(&mut self, directory: &Path) {
+        if let Location::Unix(socket) = &mut self.at {
+            rebase(socket, directory);
+        }
+    }
+}
+
+fn default_port(tls: bool) -> u16 {
+    if tls { 443 } else { 80 }
 }
 
 impl FromStr for UpstreamUrl {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let rest = text.strip_prefix("http://").ok_or(Malformed)?;
+        if let Some(rest) = text.strip_prefix("unix:") {
+            let (socket, path) = rest.split_once(':').unwrap_or((rest, "/"));
+            let named = !socket.is_empty() && !socket.ends_with('/') && !socket.contains('\0');
+            let at = Location::Unix(socket.into());
+            return if named { Ok(Self { at, path: path.parse()? }) } else { Err(Malformed) };
+        }
+        let (tls, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            _ => return Err(Malformed),
+        };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let path = if path.is_empty() { "/" } else { path }.parse()?;
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => {
                 (host, port.parse().map_err(|_| Malformed)?)
             }
-            _ => (authority, 80),
+            _ => (authority, default_port(tls)),
         };
         let name: HostName = host.parse()?;
-        let bare = name.0.trim_start_matches('[').trim_end_matches(']').to_owned();
-        if port == 0 || (bare.len() != name.0.len() && bare.parse::<IpAddr>().is_err()) {
+        let host = name.0.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if port == 0 || (host.len() != name.0.len() && host.parse::<IpAddr>().is_err()) {
             return Err(Malformed);
         }
-        Ok(Self { host: bare, port, path })
+        Ok(Self { at: Location::Tcp { tls, host, port }, path })
     }
 }
 
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority(), self.path)
+        match &self.at {
+            Location::Unix(socket) => write!(f, "unix:{}:{}", socket.display(), self.path),
+            Location::Tcp { .. } => {
+                write!(f, "{}://{}{}", self.scheme(), self.authority(), self.path)
+            }
+        }
     }
 }
 
 written_as_text!(
     UpstreamUrl,
-    "http:// with host, port and path, such as http://127.0.0.1:9000/scim/v2, without user, query and percent signs",
-    "^http://[^/?#@]+(/[^?#%]*)?$"
+    "http:// or https:// with host, port and path, such as http://127.0.0.1:9000/scim/v2, without user, query and percent signs; or unix:SOCKET:PATH, such as unix:/run/backend.sock:/scim/v2",
+    "^(https?://[^/?#@]+(/[^?#%]*)?|unix:[^:]+(:/[^?#%]*)?)$"
 );
 
 /// What becomes of the client's `Authorization` header on the way to the backend.
@@ -668,10 +710,24 @@ mod tests {
         );
         check::<UpstreamUrl>("http://Backend", Some("http://backend/"));
         check::<UpstreamUrl>("http://[::1]:9000", Some("http://[::1]:9000/"));
+        check::<UpstreamUrl>("https://backend", Some("https://backend/"));
+        check::<UpstreamUrl>("https://backend:443/a", Some("https://backend/a"));
+        check::<UpstreamUrl>("https://backend:80/a", Some("https://backend:80/a"));
+        check::<UpstreamUrl>("http://backend:443/a", Some("http://backend:443/a"));
+        check::<UpstreamUrl>("unix:/run/b.sock", Some("unix:/run/b.sock:/"));
+        check::<UpstreamUrl>("unix:b.sock:/scim/v2/", Some("unix:b.sock:/scim/v2"));
+        check::<UpstreamUrl>("unix:/b:/{tenant}/a:b", Some("unix:/b:/{tenant}/a:b"));
         for bad in [
             "127.0.0.1:9000",
-            "https://backend/",
+            "ftp://backend/",
+            "unix:",
+            "unix::/scim",
+            "unix:/run/:/scim",
+            "unix:/run/b.sock:scim",
+            "unix:/run/b.sock:/a?b",
             "http://",
+            "https://",
+            "https://user:word@backend/",
             "http://user:word@backend/",
             "http://backend:0/",
             "http://backend:99999/",

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,19 +12,21 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::answer::{Interrupted, Stream};
+use super::backend::Upstream;
+use super::connect::{Connecting, Unreachable};
 use super::headers::{self, Identity, Origin, is_trusted};
-use super::pool::{Connection, resolve};
+use super::pool::Pool;
 use super::record::Record;
 use super::upstream::{
     Answer, AnswerBody, Failure, Outgoing, OutgoingBody, Patience, Upload, exchange,
 };
-use super::{Local, Proxy, Settings, Upstream};
+use super::{Local, Proxy, Settings};
 use crate::config::value::{Authorization, Segment};
 use crate::gate::{Permit, Refused};
 use crate::refusal::Refusal;
 use crate::route::{Place, Target};
 use crate::server;
-use crate::server::timer::{Elapsed, Timer};
+use crate::server::timer::Timer;
 
 /// A permitted request and all that is known about it.
 pub struct Forward<'a> {
@@ -60,28 +61,33 @@ impl Forward<'_> {
         let timer = self.client.timers().timer();
         record.forwarding();
         let mut upload = Upload::new(self.outgoing(upstream, body, record), patience);
-        let answer = self.exchange(upstream, &mut upload, &timer, record).await;
+        let pool = self.proxy.local.pool(upstream);
+        let answer = self.exchange(upstream, &pool, &mut upload, &timer, record).await;
         record.bytes_in = upload.bytes();
         *body = upload.into_unsent();
         if body.is_none() {
             self.client.body_ended();
         }
-        self.deliver(upstream, answer?, timer, record)
+        self.deliver(upstream, pool, answer?, timer, record)
     }
 
     async fn exchange(
         &self,
         upstream: &Upstream,
+        pool: &Rc<Pool>,
         upload: &mut Upload,
         timer: &Timer,
         record: &mut Record,
     ) -> Result<Answer, Refused> {
-        let clock = &self.proxy.local.clock;
+        let local = &*self.proxy.local;
+        let clock = &local.clock;
         let check = || self.proxy.gate.confirm(self.permit, &clock.now());
         let refused = |failure, record: &Record| self.refused(failure, upstream, record);
         upload.prime(timer).await.map_err(|failure| refused(failure, record))?;
         let begun = clock.now();
-        let mut connection = self.connect(upstream, timer).await?;
+        let connecting = Connecting { local, upstream, pool, timer, begun: &begun };
+        let unreachable = |why| unreachable(why, upstream);
+        let mut connection = connecting.connect(false).await.map_err(unreachable)?;
         loop {
             match exchange(connection, upload, timer, check).await {
                 Ok(answer) => {
@@ -89,7 +95,9 @@ impl Forward<'_> {
                     return Ok(answer);
                 }
                 Err(Failure::HungUp) if upload.rewind() => {
-                    connection = self.open(upstream, timer).await?;
+                    let begun = &clock.now();
+                    let connecting = Connecting { begun, ..connecting };
+                    connection = connecting.connect(true).await.map_err(unreachable)?;
                 }
                 Err(failure) => return Err(refused(failure, record)),
             }
@@ -97,15 +105,15 @@ impl Forward<'_> {
     }
 
     fn refused(&self, failure: Failure<Refused>, upstream: &Upstream, record: &Record) -> Refused {
-        let url = &upstream.config.url;
+        let url = &upstream.label;
         match failure {
             Failure::Withdrawn(refused) => refused,
             Failure::HungUp => {
-                tracing::warn!(%url, request_id = record.request_id, "backend hung up on a request");
+                tracing::warn!(url, request_id = record.request_id, "backend hung up on a request");
                 Refusal::UpstreamBroken.into()
             }
             Failure::Broken(what) => {
-                tracing::warn!(%url, request_id = record.request_id, "no proper answer: {what}");
+                tracing::warn!(url, request_id = record.request_id, "no proper answer: {what}");
                 Refusal::UpstreamBroken.into()
             }
             Failure::TimedOut => Refusal::UpstreamTimeout.into(),
@@ -116,54 +124,6 @@ impl Forward<'_> {
                 Refusal::FramingInvalid("the request's body is malformed").into()
             }
         }
-    }
-
-    /// A connection that waits in the pool, or a new one.
-    async fn connect(&self, upstream: &Upstream, timer: &Timer) -> Result<Connection, Refused> {
-        let now = self.client.timers().coarse_millis();
-        match self.proxy.local.pool(upstream.number, |pool| pool.take(now)) {
-            Some(connection) => Ok(connection),
-            None => self.open(upstream, timer).await,
-        }
-    }
-
-    /// A new connection. While the backend refuses, nothing was sent, so waiting is safe and
-    /// saves the request of a client that may not try again.
-    async fn open(&self, upstream: &Upstream, timer: &Timer) -> Result<Connection, Refused> {
-        let config = &upstream.config;
-        let begun = self.proxy.local.clock.now();
-        let mut pause = Duration::from_millis(50);
-        loop {
-            let why = match self.attempt(upstream, timer).await {
-                Ok(connection) => return Ok(connection),
-                Err(why) => why,
-            };
-            let waited = self.proxy.local.clock.now().boot.since(begun.boot);
-            if waited + pause > config.connect_wait.0 {
-                tracing::warn!(url = %config.url, "backend cannot be reached: {why}");
-                return Err(Refusal::UpstreamUnavailable.into());
-            }
-            timer.pause(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(500));
-        }
-    }
-
-    /// Tries each address of the backend once.
-    async fn attempt(&self, upstream: &Upstream, timer: &Timer) -> Result<Connection, String> {
-        let limit = upstream.config.connect_timeout.0;
-        let addresses = match timer.limit(limit, resolve(&upstream.config.url)).await {
-            Ok(addresses) => addresses.map_err(|error| error.to_string())?,
-            Err(Elapsed) => return Err("its name was not resolved in time".to_owned()),
-        };
-        let mut why = "its name has no address".to_owned();
-        for address in addresses {
-            why = match timer.limit(limit, Connection::open(address)).await {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => format!("{address}: {error}"),
-                Err(Elapsed) => format!("{address}: no answer within connect_timeout"),
-            };
-        }
-        Err(why)
     }
 
     fn outgoing(
@@ -178,7 +138,7 @@ impl Forward<'_> {
         head.put_slice(b" ");
         self.write_target(upstream, &mut head);
         head.put_slice(b" HTTP/1.1\r\n");
-        let authority = upstream.url_authority.as_str();
+        let authority = upstream.authority.as_str();
         let own_host = self.target.host.unwrap_or(authority);
         let host = upstream.config.host.as_ref().map_or(own_host, |host| host.as_str());
         headers::write_header(&mut head, "host", host.as_bytes());
@@ -229,7 +189,8 @@ impl Forward<'_> {
     /// The URL's path and what the request has beyond the route's, byte for byte.
     fn write_target(&self, upstream: &Upstream, head: &mut BytesMut) {
         let start = head.len();
-        for segment in upstream.config.url.path.segments() {
+        let url = upstream.config.urls().first().expect("a checked config has one");
+        for segment in url.path.segments() {
             head.put_slice(b"/");
             head.put_slice(match segment {
                 Segment::Literal(text) => text.as_bytes(),
@@ -249,14 +210,15 @@ impl Forward<'_> {
 
     fn deliver(
         &self,
-        upstream: &Arc<Upstream>,
+        upstream: &Upstream,
+        pool: Rc<Pool>,
         answer: Answer,
         timer: Timer,
         record: &mut Record,
     ) -> Result<Response<Body>, Refused> {
         let ours = upstream.config.authorization != Authorization::Keep;
         if answer.status == StatusCode::UNAUTHORIZED && ours && self.permit.credential().is_some() {
-            tracing::error!(url = %upstream.config.url, "the backend refuses this proxy with 401");
+            tracing::error!(url = upstream.label, "the backend refuses this proxy with 401");
             return Err(Refusal::UpstreamRefusedUs.into());
         }
         record.allowed(answer.status);
@@ -264,7 +226,7 @@ impl Forward<'_> {
         let content = match answer.body {
             AnswerBody::Whole(bytes, connection) => {
                 if let Some(connection) = connection {
-                    local.keep(upstream.number, connection);
+                    pool.put(connection, local.timers.coarse_millis());
                 }
                 Content::Whole(bytes)
             }
@@ -273,7 +235,7 @@ impl Forward<'_> {
                 timer,
                 patience: upstream.config.response_timeout.0,
                 local: Rc::clone(local),
-                upstream: upstream.number,
+                pool,
             })),
         };
         let mut response = Response::new(Body { content, record: None });
@@ -281,6 +243,11 @@ impl Forward<'_> {
         *response.headers_mut() = answer.headers;
         Ok(response)
     }
+}
+
+fn unreachable(Unreachable(why): Unreachable, upstream: &Upstream) -> Refused {
+    tracing::warn!(url = upstream.label, "backend cannot be reached: {why}");
+    Refusal::UpstreamUnavailable.into()
 }
 
 /// An answer's body on its way to the client.
@@ -299,13 +266,13 @@ struct Streaming {
     timer: Timer,
     patience: Duration,
     local: Rc<Local>,
-    upstream: u64,
+    pool: Rc<Pool>,
 }
 
 impl Streaming {
     fn end(&mut self) {
         if let Some(connection) = self.stream.release() {
-            self.local.keep(self.upstream, connection);
+            self.pool.put(connection, self.local.timers.coarse_millis());
         }
     }
 }

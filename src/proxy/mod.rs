@@ -2,19 +2,24 @@
 //! to `forward`; whatever refuses it on the way is answered here.
 
 mod answer;
+mod backend;
+mod balance;
+mod connect;
 mod forward;
 mod headers;
+mod name;
 mod pool;
 mod record;
+mod socket;
+mod tls;
 mod upstream;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
@@ -23,15 +28,15 @@ use prometheus::Histogram;
 
 use crate::authority::Seat;
 use crate::clock::Clock;
-use crate::config::value::{Authorization, Network};
+use crate::config::value::Network;
 use crate::config::{self, LogPath};
 use crate::gate::{Gate, Refused};
 use crate::route::{Routes, Target, Unclear};
 use crate::server::timer::Timers;
 use crate::server::{Connection, Service, Unshown};
-use crate::source::watch::{Step, Tracked};
 use crate::telemetry::access::LineBuffer;
 use crate::telemetry::metrics::Metrics;
+use backend::Upstream;
 use forward::{Body, Forward};
 use pool::{Pool, Pools};
 use record::{FACE, Record};
@@ -40,7 +45,7 @@ use record::{FACE, Record};
 pub struct Settings {
     routes: Routes,
     /// By the routes' index.
-    upstreams: Vec<Arc<Upstream>>,
+    upstreams: Vec<Upstream>,
     trusted_proxies: Vec<Network>,
     request_body: u64,
     body_idle_timeout: Duration,
@@ -49,16 +54,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Fails if secrets cannot be read; each text names the key and the file.
+    /// Fails if secrets or certificates cannot be read; each text names the key and the file.
     pub fn new(proxy: &config::Proxy, log: &config::Log) -> Result<Self, Vec<String>> {
         let mut faults = Vec::new();
         let mut upstreams = Vec::new();
         for (index, route) in proxy.routes.iter().enumerate() {
-            match Upstream::new(&route.upstream) {
-                Ok(upstream) => upstreams.push(Arc::new(upstream)),
-                Err(what) => {
-                    faults.push(format!("proxy.routes[{index}].upstream.authorization: {what}"));
-                }
+            match Upstream::new(&route.upstream, &format!("proxy.routes[{index}].upstream")) {
+                Ok(upstream) => upstreams.push(upstream),
+                Err(told) => faults.extend(told),
             }
         }
         if !faults.is_empty() {
@@ -74,63 +77,9 @@ impl Settings {
         })
     }
 
-    /// Looks whether secrets have changed. One that cannot be read stays as it was.
-    pub fn refresh_secrets(&self) {
-        self.upstreams.iter().for_each(|upstream| upstream.refresh_secret());
-    }
-}
-
-/// A backend, and what we show it.
-pub struct Upstream {
-    /// Unique in this process, also over reloads: pools go by it.
-    number: u64,
-    config: config::Upstream,
-    url_authority: String,
-    secret: ArcSwapOption<HeaderValue>,
-    secret_file: Option<Mutex<Tracked<HeaderValue>>>,
-}
-
-impl Upstream {
-    fn new(config: &config::Upstream) -> Result<Self, String> {
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let upstream = Self {
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
-            config: config.clone(),
-            url_authority: config.url.authority(),
-            secret: ArcSwapOption::empty(),
-            secret_file: match &config.authorization {
-                Authorization::File(path) => {
-                    Some(Mutex::new(Tracked::new("upstream.authorization", path)))
-                }
-                Authorization::Remove | Authorization::Keep => None,
-            },
-        };
-        upstream.refresh_secret();
-        match (&upstream.secret_file, upstream.secret()) {
-            (Some(file), None) => {
-                let file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                let fault = file.fault().unwrap_or_default();
-                Err(format!("{}: {fault}", file.path().display()))
-            }
-            _ => Ok(upstream),
-        }
-    }
-
-    fn secret(&self) -> Option<Arc<HeaderValue>> {
-        self.secret.load_full()
-    }
-
-    /// A changed secret counts when two looks agree on it, the first one at once.
-    fn refresh_secret(&self) {
-        let Some(file) = &self.secret_file else { return };
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        match file.step(|content| headers::secret_value(content).map_err(str::to_owned)) {
-            Step::Apply(value) => self.secret.store(Some(Arc::new(value))),
-            Step::Preview(value) if self.secret.load().is_none() => {
-                self.secret.store(Some(Arc::new(value.clone())));
-            }
-            Step::Preview(_) | Step::Confirm | Step::Wait => {}
-        }
+    /// Looks whether secrets and certificates have changed. What cannot be read stays as it was.
+    pub fn refresh(&self) {
+        self.upstreams.iter().for_each(Upstream::refresh);
     }
 }
 
@@ -160,13 +109,9 @@ struct Local {
 }
 
 impl Local {
-    fn pool<T>(&self, upstream: u64, act: impl FnOnce(&mut Pool) -> T) -> T {
-        act(self.pools.borrow_mut().entry(upstream).or_default())
-    }
-
-    fn keep(&self, upstream: u64, connection: pool::Connection) {
-        let now = self.timers.coarse_millis();
-        self.pool(upstream, |pool| pool.put(connection, now));
+    fn pool(&self, upstream: &Upstream) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        Rc::clone(pools.entry(upstream.number).or_insert_with(|| Rc::new(Pool::new(upstream))))
     }
 }
 
@@ -250,9 +195,6 @@ impl Service for Proxy {
         self.local.lines.flush();
         let now = self.local.timers.coarse_millis();
         let mut pools = self.local.pools.borrow_mut();
-        pools.retain(|_, pool| {
-            pool.sweep(now);
-            !pool.is_empty()
-        });
+        pools.retain(|_, pool| pool.sweep(now));
     }
 }

@@ -1,6 +1,7 @@
 //! The HTTP/1.1 client towards a backend, inside the request's task: no task, channel or lock of
 //! its own. A connection after any doubt is not used again.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -12,10 +13,10 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::answer::{Head, Interrupted, Stream};
 use super::pool::Connection;
+use super::socket::Socket;
 use crate::server::timer::Timer;
 
 /// What goes to the backend.
@@ -47,7 +48,7 @@ pub enum Failure<E> {
     Withdrawn(E),
     /// The backend closed a reused connection without a byte of an answer.
     HungUp,
-    Broken(&'static str),
+    Broken(Cow<'static, str>),
     TimedOut,
     BodyTooLarge,
     /// The client's body came to a halt.
@@ -96,7 +97,7 @@ pub async fn exchange<E>(
     let gathered = poll_fn(|context| stream.poll_gather(context, timer, response)).await;
     timer.disarm();
     gathered.map_err(|why| match why {
-        Interrupted::Broken(what) => Failure::Broken(what),
+        Interrupted::Broken(what) => Failure::Broken(what.into()),
         Interrupted::TimedOut => Failure::TimedOut,
     })?;
     let body = match stream.take_whole() {
@@ -114,7 +115,7 @@ fn poll_exchange<E>(
     context: &mut Context<'_>,
 ) -> Poll<Result<Head, Failure<E>>> {
     let before = upload.progress;
-    if let Poll::Ready(Err(failure)) = upload.poll(&mut connection.stream, context) {
+    if let Poll::Ready(Err(failure)) = upload.poll(&mut connection.socket, context) {
         return Poll::Ready(Err(failure));
     }
     if upload.progress != before {
@@ -123,7 +124,7 @@ fn poll_exchange<E>(
     loop {
         if upload.answer.is_none() {
             let parsed = Head::parse(&mut connection.received, &mut upload.interim);
-            upload.answer = parsed.map_err(Failure::Broken)?;
+            upload.answer = parsed.map_err(|what| Failure::Broken(what.into()))?;
         }
         if let Some(head) = &upload.answer {
             // Who refuses wants no more of the request; who accepts gets all of it first.
@@ -138,7 +139,14 @@ fn poll_exchange<E>(
             Poll::Ready(_) if connection.reused && connection.received.is_empty() => {
                 return Poll::Ready(Err(Failure::HungUp));
             }
-            Poll::Ready(_) => return Poll::Ready(Err(Failure::Broken("no complete head"))),
+            Poll::Ready(Ok(_)) => {
+                return Poll::Ready(Err(Failure::Broken("no complete head".into())));
+            }
+            Poll::Ready(Err(error)) => {
+                // A backend that does not like our certificate says so here.
+                let what = format!("no complete head: {error}");
+                return Poll::Ready(Err(Failure::Broken(what.into())));
+            }
             Poll::Pending => break,
         }
     }
@@ -163,6 +171,8 @@ pub struct Upload {
     waits_for_client: bool,
     /// Whether a byte has been written.
     begun: bool,
+    /// Whether the socket may keep back some of what was written, as TLS does.
+    unflushed: bool,
     /// Raised whenever something moved.
     progress: u64,
     /// Of the body, so far.
@@ -192,6 +202,7 @@ impl Upload {
             halted: false,
             waits_for_client: false,
             begun: false,
+            unflushed: false,
             progress: 0,
             bytes: 0,
             interim: 0,
@@ -210,7 +221,7 @@ impl Upload {
     /// Makes ready to send all of it again; false if that is not safe.
     pub fn rewind(&mut self) -> bool {
         self.frame = BytesMut::from(&self.spare[..]);
-        (self.halted, self.begun) = (false, false);
+        (self.halted, self.begun, self.unflushed) = (false, false, false);
         !self.spare.is_empty()
     }
 
@@ -227,7 +238,8 @@ impl Upload {
     }
 
     fn is_complete(&self) -> bool {
-        matches!(self.body, OutgoingBody::None) && self.frame.is_empty() && self.data.is_empty()
+        let written = self.frame.is_empty() && self.data.is_empty() && !self.unflushed;
+        written && matches!(self.body, OutgoingBody::None)
     }
 
     fn next_patience(&self) -> Duration {
@@ -241,7 +253,7 @@ impl Upload {
     /// Ready when all is written, or the backend takes no more.
     fn poll<E>(
         &mut self,
-        stream: &mut TcpStream,
+        socket: &mut Socket,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Failure<E>>> {
         loop {
@@ -249,16 +261,21 @@ impl Upload {
                 return Poll::Ready(Ok(()));
             }
             if self.frame.is_empty() && self.data.is_empty() {
+                if self.unflushed {
+                    let flushed = ready!(Pin::new(&mut *socket).poll_flush(context));
+                    (self.unflushed, self.halted) = (false, flushed.is_err());
+                    continue;
+                }
                 // This may bring nothing to write, such as trailers.
                 ready!(self.poll_fill(context))?;
                 continue;
             }
-            let mut stream = Pin::new(&mut *stream);
+            let mut socket = Pin::new(&mut *socket);
             let written = if self.data.is_empty() {
-                stream.as_mut().poll_write(context, &self.frame)
+                socket.as_mut().poll_write(context, &self.frame)
             } else {
                 let slices = [io::IoSlice::new(&self.frame), io::IoSlice::new(&self.data)];
-                stream.as_mut().poll_write_vectored(context, &slices)
+                socket.as_mut().poll_write_vectored(context, &slices)
             };
             match ready!(written) {
                 Ok(written) => self.advance(written),
@@ -269,7 +286,7 @@ impl Upload {
     }
 
     fn advance(&mut self, written: usize) {
-        self.begun = true;
+        (self.begun, self.unflushed) = (true, true);
         self.progress += 1;
         let of_frame = written.min(self.frame.len());
         self.frame.advance(of_frame);

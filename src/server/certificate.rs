@@ -4,8 +4,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, RootCertStore};
 use webpki::EndEntityCert;
 
 use crate::clock::Timestamp;
@@ -33,8 +36,65 @@ impl ClientCertificate {
     }
 }
 
+/// A file that the config names.
+pub struct NamedFile<'a> {
+    /// Where in the config, such as `proxy.listeners[0].tls.certificate`.
+    place: String,
+    path: &'a Path,
+}
+
+impl<'a> NamedFile<'a> {
+    pub fn new(place: &str, key: &str, path: &'a Path) -> Self {
+        Self { place: format!("{place}.{key}"), path }
+    }
+
+    pub fn fault(&self, what: &str) -> String {
+        format!("{}: {}: {what}", self.place, self.path.display())
+    }
+}
+
+/// A certificate with its key, and when it ends. Fails with all that is wrong with the files.
+pub fn load_pair(
+    certificate: &NamedFile<'_>,
+    private_key: &NamedFile<'_>,
+    provider: &CryptoProvider,
+) -> Result<(CertifiedKey, Timestamp), Vec<String>> {
+    let chain = read_certificates(certificate.path).map_err(|what| certificate.fault(&what));
+    let key = read_key(private_key.path).map_err(|what| private_key.fault(&what));
+    let (chain, key) = match (chain, key) {
+        (Ok(chain), Ok(key)) => (chain, key),
+        (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
+    };
+    let end = end(&chain[0]).filter(|_| EndEntityCert::try_from(&chain[0]).is_ok());
+    let end = end.ok_or_else(|| vec![certificate.fault("its first part is no X.509 certificate of version 3: put the one that belongs to the key there")])?;
+    let signing = provider.key_provider.load_private_key(key).map_err(|_| {
+        vec![private_key.fault(
+            "is of a kind that is not known here: make one for ECDSA (P-256, P-384), Ed25519 or RSA (2048 bits or more)",
+        )]
+    })?;
+    let pair = CertifiedKey::new(chain, signing);
+    match pair.keys_match() {
+        Err(Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
+            let file = certificate.path.display();
+            Err(vec![private_key.fault(&format!(
+                "is not the key of the first certificate in {file}: put the two files of one pair there"
+            ))])
+        }
+        _ => Ok((pair, end)),
+    }
+}
+
+/// The authorities of a PEM file.
+pub fn read_authorities(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in read_certificates(path)? {
+        roots.add(authority).map_err(|_| "has a part that is no X.509 certificate: take it out")?;
+    }
+    Ok(roots)
+}
+
 /// All certificates of a PEM file.
-pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let content = read(path).map_err(|error| error.to_string())?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
     match certificates {
@@ -48,7 +108,7 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, St
 }
 
 /// The private key of a PEM file.
-pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let content = read(path).map_err(|error| error.to_string())?;
     PrivateKeyDer::from_pem_slice(&content).map_err(|error| match error {
         pem::Error::NoItemsFound => {
@@ -71,7 +131,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 const BYTES_MAX: u64 = 16 << 20;
 
 /// When a certificate ends (RFC 5280 section 4.1); `None` if it is none.
-pub fn end(certificate: &[u8]) -> Option<Timestamp> {
+fn end(certificate: &[u8]) -> Option<Timestamp> {
     let (_, certificate, _) = element(certificate)?;
     let (_, mut rest, _) = element(certificate)?;
     // Its version, which may be left out, its serial number, algorithm and issuer stand before.

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
 use crate::telemetry::metrics::Metrics;
-pub use certificate::ClientCertificate;
+pub use certificate::{ClientCertificate, NamedFile, load_pair, read_authorities};
 pub use connection::{Connection, Fate};
 pub use head::{Unshown, encode_query};
 use timer::{TICK, Timers};

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::server::danger::ClientCertVerifier;
@@ -15,13 +16,12 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{Error, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
-use super::certificate::{end, read_certificates, read_key};
+use super::certificate::{NamedFile, load_pair, read_authorities};
 use super::connection::HTTP_2;
 use crate::clock::Timestamp;
 use crate::config::tls::{self as config, ClientAuth};
@@ -125,7 +125,9 @@ impl Material {
         let mut faults = Vec::new();
         let (mut keys, mut ends) = (Vec::new(), Vec::new());
         for (place, entry) in config.places(place) {
-            match load_pair(entry, &place, &provider) {
+            let certificate = NamedFile::new(&place, "certificate", &entry.certificate);
+            let private_key = NamedFile::new(&place, "private_key", &entry.private_key);
+            match load_pair(&certificate, &private_key, &provider) {
                 Ok((key, end)) => {
                     keys.push(Arc::new(key));
                     ends.push(end);
@@ -139,7 +141,7 @@ impl Material {
                 // In a list, all entries say the same.
                 let (place, _) = config.places(place).next().expect("one says so");
                 verifier(file, client_auth, &provider).unwrap_or_else(|what| {
-                    faults.push(fault(&place, "client_ca", file, &what));
+                    faults.push(NamedFile::new(&place, "client_ca", file).fault(&what));
                     WebPkiClientVerifier::no_client_auth()
                 })
             }
@@ -161,52 +163,12 @@ impl Material {
     }
 }
 
-fn fault(place: &str, key: &str, file: &Path, what: &str) -> String {
-    format!("{place}.{key}: {}: {what}", file.display())
-}
-
-/// A certificate with its key, and when it ends.
-fn load_pair(
-    entry: &config::Certificate,
-    place: &str,
-    provider: &CryptoProvider,
-) -> Result<(CertifiedKey, Timestamp), Vec<String>> {
-    let certificate = |what: &str| fault(place, "certificate", &entry.certificate, what);
-    let private_key = |what: &str| fault(place, "private_key", &entry.private_key, what);
-    let chain = read_certificates(&entry.certificate).map_err(|what| certificate(&what));
-    let key = read_key(&entry.private_key).map_err(|what| private_key(&what));
-    let (chain, key) = match (chain, key) {
-        (Ok(chain), Ok(key)) => (chain, key),
-        (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
-    };
-    let end = end(&chain[0]).filter(|_| EndEntityCert::try_from(&chain[0]).is_ok());
-    let end = end.ok_or_else(|| vec![certificate("its first part is no X.509 certificate of version 3: put the server's own certificate there")])?;
-    let signing = provider.key_provider.load_private_key(key).map_err(|_| {
-        vec![private_key(
-            "is of a kind that is not known here: make one for ECDSA (P-256, P-384), Ed25519 or RSA (2048 bits or more)",
-        )]
-    })?;
-    let pair = CertifiedKey::new(chain, signing);
-    match pair.keys_match() {
-        Err(Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
-            let file = entry.certificate.display();
-            Err(vec![private_key(&format!(
-                "is not the key of the first certificate in {file}: put the two files of one pair there"
-            ))])
-        }
-        _ => Ok((pair, end)),
-    }
-}
-
 fn verifier(
     file: &Path,
     client_auth: ClientAuth,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let mut roots = RootCertStore::empty();
-    for authority in read_certificates(file)? {
-        roots.add(authority).map_err(|_| "has a part that is no X.509 certificate: take it out")?;
-    }
+    let roots = read_authorities(file)?;
     let builder = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(provider));
     let builder = match client_auth {
         ClientAuth::Required => builder,
