@@ -16,3 +16,5 @@ mod refusals;
 mod secrecy;
 mod tls;
 mod upstream_faults;
+mod upstream_tls;
+mod upstreams;
