@@ -18,6 +18,7 @@ mod views;
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,8 +29,9 @@ use axum::extract::{MatchedPath, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HOST};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 use http_body::Frame;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
@@ -127,7 +129,10 @@ async fn observe(
     let id = request_id(&request);
     let action = action(&shared, &request);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = in_our_words(next.run(request).await);
+    let mut response = match request.extensions().get() {
+        Some(Ambiguous(what)) => Fault::new(&problem::AMBIGUOUS, *what).into_response(),
+        None => in_our_words(next.run(request).await),
+    };
     if let Some(Cause(cause)) = response.extensions_mut().remove() {
         tracing::error!(request_id = id, action, "the admin API failed: {cause}");
     }
@@ -200,18 +205,54 @@ impl server::Service for Native {
     async fn call(&self, request: Request<Incoming>, connection: &Connection) -> Response {
         let (mut parts, incoming) = request.into_parts();
         parts.extensions.insert(Peer(connection.peer.ip()));
-        let body = Arc::new(Mutex::new(Some(incoming)));
-        let request = Request::from_parts(parts, Body::new(Lent(Arc::clone(&body))));
-        let response = self.router.clone().oneshot(request).await.unwrap_or_else(|no| match no {});
-        if let Some(rest) = body.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let ambiguous = ambiguity(&parts, connection);
+        if let Some(ambiguous) = ambiguous {
+            parts.extensions.insert(ambiguous);
+        }
+        let waits = parts.headers.contains_key(EXPECT);
+        let loan = Arc::new(Loan { body: Mutex::new(Some(incoming)), begun: AtomicBool::new(false) });
+        let request = Request::from_parts(parts, Body::new(Lent(Arc::clone(&loan))));
+        let mut response =
+            self.router.clone().oneshot(request).await.unwrap_or_else(|no| match no {});
+        let rest = loan.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Who still waits for `100 Continue` may send the body or not: where the next request
+        // begins cannot be known.
+        let waits = waits && !loan.begun.load(Ordering::Relaxed);
+        if let Some(rest) = rest.filter(|_| !waits) {
             connection.discard(rest);
+        }
+        if waits || ambiguous.is_some() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 }
 
+/// A request that somebody before us may have read otherwise.
+#[derive(Clone, Copy)]
+struct Ambiguous(&'static str);
+
+fn ambiguity(parts: &Parts, connection: &Connection) -> Option<Ambiguous> {
+    let unshown = connection.unshown();
+    if unshown.two_lengths {
+        return Some(Ambiguous("the length of the body is told more than once"));
+    }
+    if unshown.fragment {
+        return Some(Ambiguous("the request target has a fragment"));
+    }
+    // RFC 9112 section 3.2.
+    let hosts = parts.headers.get_all(HOST).iter().count();
+    let wrong = hosts > 1 || (hosts == 0 && parts.version == Version::HTTP_11);
+    wrong.then_some(Ambiguous("send one Host header"))
+}
+
 /// A request's body that can be taken back, to be read to its end when nobody wanted it.
-struct Lent(Arc<Mutex<Option<Incoming>>>);
+struct Loan {
+    body: Mutex<Option<Incoming>>,
+    begun: AtomicBool,
+}
+
+struct Lent(Arc<Loan>);
 
 impl http_body::Body for Lent {
     type Data = Bytes;
@@ -221,7 +262,8 @@ impl http_body::Body for Lent {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        self.0.begun.store(true, Ordering::Relaxed);
+        match &mut *self.0.body.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(body) => Pin::new(body).poll_frame(context),
             None => Poll::Ready(None),
         }

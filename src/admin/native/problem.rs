@@ -31,6 +31,8 @@ pub struct Fault {
 pub struct Kind(u16, &'static str, &'static str);
 
 pub const INVALID: Kind = Kind(400, "invalid", "The request is not valid");
+pub const AMBIGUOUS: Kind =
+    Kind(400, "framing_invalid", "The request can be understood in two ways");
 pub const LOGIN_MALFORMED: Kind =
     Kind(400, "authorization_malformed", "The Authorization header is ambiguous");
 pub const TOKEN_MISSING: Kind = Kind(401, "token_missing", "An admin token is required");
