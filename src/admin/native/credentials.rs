@@ -185,7 +185,9 @@ pub async fn delete_credential(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     path: OfCredential,
+    query: Query,
 ) -> Result<Response, Fault> {
+    query.end()?;
     let revision = shared.service.delete(&caller, &path.key()).await?;
     Ok(revised(revision, Json(DeletedJson::from(revision))))
 }

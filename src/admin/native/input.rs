@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use utoipa::IntoParams;
@@ -21,6 +21,7 @@ use crate::admin::{Caller, Problem};
 use crate::clock::Timestamp;
 use crate::config::value::Span;
 use crate::credential::feed::PageKey;
+use crate::credential::token::{ADMIN_PREFIX, PREFIX};
 use crate::credential::{CredentialId, Status, TenantId, TokenDigest};
 
 /// Where a request came from. Whoever runs the router puts it among the request's extensions.
@@ -134,6 +135,9 @@ fn id<T, E: std::fmt::Display>(
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> Result<T, Fault> {
     let value = path.iter().find(|(it, _)| *it == name).map_or("", |(_, value)| value);
+    if holds_token(value) {
+        return Err(Fault::invalid(name, "is a token: tokens have no place in a path"));
+    }
     parse(value).map_err(|error| Fault::invalid(name, format!("is not valid: {error}")))
 }
 
@@ -144,7 +148,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
-        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+        Self::of(&parts.uri)
+    }
+}
+
+impl Query {
+    fn of(uri: &Uri) -> Result<Self, Fault> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| Fault::invalid("query", "cannot be read"))?;
         let mut found = BTreeMap::new();
         for (name, value) in pairs.0 {
@@ -154,9 +164,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
         }
         Ok(Self(found))
     }
-}
 
-impl Query {
     pub fn text(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)
     }
@@ -246,13 +254,15 @@ impl Payload {
     }
 }
 
-/// The members of a body that is a JSON object; an empty body has none.
+/// The members of a body that is a JSON object; an empty body has none. Who takes them takes no
+/// query: a parameter such as `dry_run` would be passed over, and the thing be done.
 pub struct Members(Map<String, Value>);
 
 impl<S: Send + Sync> FromRequest<S> for Members {
     type Rejection = Fault;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Fault> {
+        Query::of(request.uri())?.end()?;
         let Payload(bytes) = Payload::from_request(request, state).await?;
         if bytes.is_empty() {
             return Ok(Self(Map::new()));
@@ -331,8 +341,16 @@ fn span(text: &str) -> Option<Duration> {
     text.parse().ok().map(|Span(span)| span)
 }
 
+/// Whether somebody has put a token of ours where it does not belong. It is to go no further.
+pub fn holds_token(text: &str) -> bool {
+    [PREFIX, ADMIN_PREFIX].iter().any(|prefix| text.contains(prefix))
+}
+
 /// A name that is not ours, fit to be shown.
 fn printable(name: &str) -> String {
+    if holds_token(name) {
+        return "(a token)".to_owned();
+    }
     name.chars().filter(|it| !it.is_control()).take(64).collect()
 }
 

@@ -41,7 +41,6 @@ use utoipa_axum::routes;
 
 use super::Service;
 use crate::credential::Revision;
-use crate::credential::token::{ADMIN_PREFIX, PREFIX};
 use crate::refusal::REQUEST_ID;
 use crate::server::{self, Connection};
 use crate::telemetry::metrics::Metrics;
@@ -179,9 +178,7 @@ fn request_id(request: &Request<Body>) -> String {
     let mut given = request.headers().get_all(REQUEST_ID).iter();
     let id = given.next().filter(|_| given.next().is_none()).and_then(|id| id.to_str().ok());
     let usable = |id: &&str| {
-        (1..=64).contains(&id.len())
-            && id.bytes().all(allowed)
-            && ![PREFIX, ADMIN_PREFIX].iter().any(|prefix| id.contains(prefix))
+        (1..=64).contains(&id.len()) && id.bytes().all(allowed) && !input::holds_token(id)
     };
     match id.filter(usable) {
         Some(id) => id.to_owned(),
@@ -210,7 +207,8 @@ impl server::Service for Native {
             parts.extensions.insert(ambiguous);
         }
         let waits = parts.headers.contains_key(EXPECT);
-        let loan = Arc::new(Loan { body: Mutex::new(Some(incoming)), begun: AtomicBool::new(false) });
+        let loan =
+            Arc::new(Loan { body: Mutex::new(Some(incoming)), begun: AtomicBool::new(false) });
         let request = Request::from_parts(parts, Body::new(Lent(Arc::clone(&loan))));
         let mut response =
             self.router.clone().oneshot(request).await.unwrap_or_else(|no| match no {});

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
-use super::input::{InTenant, Members};
+use super::input::{InTenant, Members, Query};
 use super::problem::Fault;
 use super::views::{DeletedJson, SynchronizationJson, TenantJson, TenantsJson};
 use super::{Shared, revised};
@@ -83,7 +83,9 @@ pub async fn delete_tenant(
     State(shared): State<Arc<Shared>>,
     caller: Caller,
     InTenant { tenant }: InTenant,
+    query: Query,
 ) -> Result<Response, Fault> {
+    query.end()?;
     let revision = shared.service.delete_tenant(&caller, &tenant).await?;
     Ok(revised(revision, Json(DeletedJson::from(revision))))
 }

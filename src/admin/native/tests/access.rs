@@ -186,6 +186,17 @@ async fn what_our_library_refuses_is_a_problem_too() {
         assert_eq!(answer.refused(400, "invalid").body["field"], field);
     }
 
+    for (method, path) in [
+        ("POST", CREDENTIALS),
+        ("DELETE", "/v1/tenants/z-1/credentials/c-1"),
+        ("DELETE", "/v1/tenants/z-1"),
+        ("PUT", "/v1/tenants/z-1"),
+    ] {
+        let path = format!("{path}?dry_run=true");
+        let answer = world.ask("operator", method, &path, Value::Null).await;
+        assert_eq!(answer.refused(400, "invalid").body["field"], "dry_run", "{method} {path}");
+    }
+
     let post =
         |kind: &'static str| request("operator", "POST", CREDENTIALS).header(CONTENT_TYPE, kind);
     let form = world.send(post("application/x-www-form-urlencoded"), "label=x").await;
@@ -196,6 +207,26 @@ async fn what_our_library_refuses_is_a_problem_too() {
     let long = format!("{{\"label\": \"{}\"}}", "x".repeat(1 << 20));
     let long = world.send(post("application/json"), long).await;
     Answer::of(long).await.refused(413, "body_too_large");
+}
+
+#[tokio::test]
+async fn a_token_in_the_wrong_place_is_not_repeated() {
+    let world = World::new().await;
+    let token = crate::credential::token::MintedToken::mint();
+    let token = token.reveal();
+    let member = json!({ token: true });
+    for (method, path, body) in [
+        ("PUT", format!("/v1/tenants/{token}"), Value::Null),
+        ("GET", format!("{CREDENTIALS}/{token}"), Value::Null),
+        ("DELETE", format!("{CREDENTIALS}/{token}"), Value::Null),
+        ("GET", format!("{CREDENTIALS}?{token}=1"), Value::Null),
+        ("GET", format!("{CREDENTIALS}?after={token}:"), Value::Null),
+        ("GET", format!("/v1/lookup/{token}"), Value::Null),
+        ("POST", CREDENTIALS.to_owned(), member),
+    ] {
+        let answer = world.ask("operator", method, &path, body).await.refused(400, "invalid");
+        assert!(!answer.body.to_string().contains(token), "{method} {path}: {}", answer.body);
+    }
 }
 
 #[tokio::test]
