@@ -126,6 +126,8 @@ pub enum Problem {
     DigestTaken(Option<PageKey>),
     LimitReached(Vec<Record>),
     Rotated(CredentialId),
+    /// There are too many replicas for one more.
+    ReplicasLimited,
     /// Changes after a position are not to be had; list again.
     Gone(Gone),
     /// There is no room for anything but what takes rights away.
@@ -490,7 +492,13 @@ impl Service {
             return Err(Problem::Invalid { field: "instance", what });
         }
         report.used.retain(|((tenant, _), _)| caller.token.sees(tenant));
-        Ok(self.replicas.report(&lease(caller, instance), report, &self.clock.now()).await?)
+        report.would_revive.retain(|(tenant, _)| caller.token.sees(tenant));
+        report.would_revive.truncate(REVIVED_MAX);
+        let (instance, now) = (lease(caller, instance), self.clock.now());
+        if !self.replicas.has_room(&instance, &now).await? {
+            return Err(Problem::ReplicasLimited);
+        }
+        Ok(self.replicas.report(&instance, report, &now).await?)
     }
 
     pub async fn deregister(&self, caller: &Caller, instance: &str) -> Result<(), Problem> {
@@ -820,6 +828,9 @@ impl Service {
         }
     }
 }
+
+/// Keys that are kept of one replica: as many as it tells, and a person reads.
+const REVIVED_MAX: usize = 100;
 
 /// Failed logins of a minute that are audited, from wherever they come; the rest is counted.
 const FAILURES_AUDITED: u32 = 20;

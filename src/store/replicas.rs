@@ -70,6 +70,9 @@ impl Heard {
 
 const ANSWERS_MAX: usize = 256;
 
+/// Leases that there may be at a time.
+pub const LEASES_MAX: usize = 10_000;
+
 /// How far a change has come.
 #[derive(Clone, Debug)]
 pub struct Receipt {
@@ -215,10 +218,27 @@ impl Replicas {
         Ok(())
     }
 
+    /// Whether there is room for the lease of this replica. One that calls itself otherwise at each
+    /// report would take all that there is of memory and disk.
+    pub async fn has_room(&self, instance: &str, now: &Now) -> Result<bool, Failed> {
+        let is_full = || {
+            let heard = self.heard();
+            heard.len() >= LEASES_MAX && !heard.contains_key(instance)
+        };
+        if is_full() {
+            self.forget(now, Duration::ZERO).await?;
+        }
+        Ok(!is_full())
+    }
+
     /// Forgets those that have refused by themselves for an hour.
     pub async fn sweep(&self, now: &Now) -> Result<(), Failed> {
+        self.forget(now, KEPT).await
+    }
+
+    async fn forget(&self, now: &Now, kept: Duration) -> Result<(), Failed> {
         let long_gone =
-            |known: &Heard| now.boot.since(known.last.boot) > known.report.max_stale + GRACE + KEPT;
+            |known: &Heard| now.boot.since(known.last.boot) > known.report.max_stale + GRACE + kept;
         let gone: Vec<String> = {
             let heard = self.heard();
             heard.iter().filter(|(_, it)| long_gone(it)).map(|(id, _)| id.clone()).collect()

@@ -13,6 +13,7 @@ use super::views::{CredentialJson, HeadJson, KeyJson};
 use crate::admin::Problem;
 use crate::credential::feed::{Gone, Head};
 use crate::store::Record;
+use crate::store::replicas::LEASES_MAX;
 
 /// One no: of which kind, and what is to be said about this one.
 #[derive(Debug)]
@@ -58,6 +59,7 @@ pub const BODY_TOO_LARGE: Kind = Kind(413, "body_too_large", "The body is too la
 pub const MEDIA_TYPE: Kind = Kind(415, "media_type_unsupported", "The body is not JSON");
 const LOGINS_LIMITED: Kind = Kind(429, "logins_limited", "Too many failed logins");
 const INTERNAL: Kind = Kind(500, "internal", "Something went wrong here");
+const REPLICAS_LIMITED: Kind = Kind(503, "replicas_limited", "There are too many replicas");
 const STORE_FULL: Kind = Kind(503, "store_full", "The store has no room");
 const STORE_FAILED: Kind = Kind(503, "store_failed", "The store does not work");
 pub const BACKUP_FAILED: Kind = Kind(503, "backup_failed", "The backup could not be written");
@@ -232,6 +234,14 @@ impl From<Problem> for Fault {
                 format!("{successor} has taken its place: rotate that one, or delete it first"),
             )
             .with("successor", successor.as_str()),
+            Problem::ReplicasLimited => Self::new(
+                &REPLICAS_LIMITED,
+                format!(
+                    "{LEASES_MAX} are known that may go on accepting: each process keeps its instance, \
+                     and takes its leave with DELETE /v1/replicas/INSTANCE"
+                ),
+            )
+            .retry_after(60),
             Problem::Gone(Gone::Compacted) => {
                 Self::new(&CHANGES_COMPACTED, "read /v1/table anew, and follow from there")
             }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::credential::TokenDigest;
+use crate::credential::feed::Report;
+use crate::store::replicas::LEASES_MAX;
 
 #[tokio::test]
 async fn the_table_comes_in_pages_with_digests_for_replicas_only() {
@@ -216,4 +218,50 @@ async fn a_report_that_is_none_is_refused_by_its_field() {
     world.ask("replica", "PUT", "/v1/replicas/a", newer).await.expect(200);
     let bad = world.ask("replica", "PUT", "/v1/replicas/a_b", report("a", None)).await;
     assert_eq!(bad.refused(400, "invalid").body["field"], "instance");
+}
+
+#[tokio::test]
+async fn a_replica_with_ever_new_names_takes_a_bounded_place() {
+    let world = World::new().await;
+    let ask = async |instance: &str| {
+        let path = format!("/v1/replicas/{instance}");
+        world.ask("replica", "PUT", &path, report("a", None)).await
+    };
+    ask("first").await.expect(200);
+    let lease = Report::try_from(&crate::source::wire::ReportJson {
+        name: "a".to_owned(),
+        applied: None,
+        max_stale: crate::config::value::Span(HOUR),
+        would_revive: Vec::new(),
+        used: Vec::new(),
+    });
+    let (lease, now) = (lease.expect("valid"), world.clock.now());
+    for number in 1..LEASES_MAX {
+        let replicas = &world.service.replicas;
+        replicas.report(&number.to_string(), lease.clone(), &now).await.expect("in memory");
+    }
+    let refused = ask("more").await.refused(503, "replicas_limited");
+    assert_eq!(refused.headers["retry-after"], "60");
+    ask("first").await.expect(200);
+    // Those that refuse by themselves make room.
+    world.clock.advance(HOUR + Duration::from_secs(11));
+    ask("more").await.expect(200);
+    let left = world.get("reader", "/v1/replicas").await;
+    assert_eq!(left.body["replicas"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn of_what_would_be_revived_no_more_is_kept_than_is_read() {
+    let world = World::new().await;
+    let keys = (0..1000).map(|number| {
+        let tenant = if number == 0 { "z-2" } else { "z-1" };
+        json!({ "tenant": tenant, "credential_id": format!("c-{number}") })
+    });
+    let mut report = report("a", None);
+    report["would_revive"] = keys.collect();
+    world.ask("replica-1", "PUT", "/v1/replicas/a", report).await.expect(200);
+    let history = world.get("reader", "/v1/history").await.expect(200);
+    let kept = history.body["would_revive"].as_array().expect("a list");
+    assert_eq!(kept.len(), 100);
+    assert!(kept.iter().all(|key| key["tenant"] == "z-1"), "as far as it may see");
 }
