@@ -31,6 +31,9 @@ enum Act {
     AnswerAndLeave,
     /// Answers, and then says more.
     AnswerAndMore,
+    /// Says farewell, or changes its keys, once it is told that the answer has gone all the way.
+    LeaveLate,
+    ChangeKeysLate,
     HangUp,
 }
 
@@ -40,6 +43,14 @@ struct Secure {
     requests: Arc<Mutex<Vec<String>>>,
     connections: Arc<AtomicUsize>,
     farewells: Arc<AtomicUsize>,
+    late: Arc<Late>,
+}
+
+/// How often a backend was told to say something, and has said it.
+#[derive(Default)]
+struct Late {
+    told: AtomicUsize,
+    said: AtomicUsize,
 }
 
 impl Secure {
@@ -47,21 +58,30 @@ impl Secure {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         let (requests, connections) = (Arc::default(), Arc::default());
-        let secure = Self { address, requests, connections, farewells: Arc::default() };
+        let secure = Self {
+            address,
+            requests,
+            connections,
+            farewells: Arc::default(),
+            late: Arc::default(),
+        };
         let (config, requests) = (Arc::new(config), Arc::clone(&secure.requests));
         let connections = Arc::clone(&secure.connections);
-        let farewells = Arc::clone(&secure.farewells);
+        let (farewells, late) = (Arc::clone(&secure.farewells), Arc::clone(&secure.late));
         // It ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.expect("a connection");
                 let (config, requests) = (Arc::clone(&config), Arc::clone(&requests));
                 let (connections, farewells) = (Arc::clone(&connections), Arc::clone(&farewells));
+                let late = Arc::clone(&late);
                 std::thread::spawn(move || {
                     let _ = stream.set_read_timeout(Some(3 * PATIENCE));
+                    // What was written has arrived, so that the next request can know of it.
+                    stream.set_nodelay(true).expect("a socket");
                     let session = ServerConnection::new(config).expect("a session");
                     let stream = StreamOwned::new(session, stream);
-                    serve(stream, act, &requests, &connections, &farewells);
+                    serve(stream, act, &requests, &connections, &farewells, &late);
                 });
             }
         });
@@ -96,6 +116,7 @@ fn serve(
     requests: &Mutex<Vec<String>>,
     connections: &AtomicUsize,
     farewells: &AtomicUsize,
+    late: &Late,
 ) {
     let mut received = Vec::new();
     let mut first = true;
@@ -141,6 +162,17 @@ fn serve(
             Act::AnswerAndMore => {
                 let more = [&sized[..], b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret"];
                 stream.write_all(&more.concat()).expect("written");
+            }
+            Act::LeaveLate | Act::ChangeKeysLate => {
+                stream.write_all(sized).expect("written");
+                let said = late.said.load(Ordering::SeqCst);
+                wait_for("the word", || late.told.load(Ordering::SeqCst) > said);
+                match act {
+                    Act::LeaveLate => stream.conn.send_close_notify(),
+                    _ => stream.conn.refresh_traffic_keys().expect("TLS 1.3"),
+                }
+                stream.flush().expect("written");
+                late.said.fetch_add(1, Ordering::SeqCst);
             }
             Act::HangUp => {}
         }
@@ -328,6 +360,23 @@ fn a_kept_connection_that_has_said_anything_is_not_used_again() {
                 "{version:?}: none was sent twice"
             );
         }
+    }
+}
+
+#[test]
+fn what_a_backend_says_between_two_requests_is_heard_before_the_next() {
+    let authority = Authority::new();
+    let pair = authority.pair(&["127.0.0.1"]);
+    for (act, connections) in [(Act::LeaveLate, 4), (Act::ChangeKeysLate, 1)] {
+        let backend = Secure::start(server(&TLS13, &pair, None), act);
+        let setup = backend.setup("127.0.0.1", ", ca: ca.crt");
+        let guard = setup.file("ca.crt", &authority.pem()).start();
+        for round in 1..=4 {
+            assert_eq!(send(&guard, "POST").0, 200, "round {round}");
+            backend.late.told.fetch_add(1, Ordering::SeqCst);
+            wait_for("it", || backend.late.said.load(Ordering::SeqCst) == round);
+        }
+        assert_eq!((backend.requests().len(), backend.connections()), (4, connections));
     }
 }
 
