@@ -29,6 +29,7 @@ fn hasty(pair: &Pair) -> Guard {
 /// Waits until a proxy has noticed, and says so.
 fn wait_for_dispute(guard: &Guard) {
     wait_for("the metric", || guard.metric(CHANGED) == 1.0);
+    guard.wait_for_diagnostic("scim-guard source accept");
     let told = guard.diagnostics();
     let told = told.lines().find(|line| line.contains("scim-guard source accept"));
     assert!(told.is_some_and(|line| line.contains("\"ERROR\"")), "{told:?}");
