@@ -1,5 +1,6 @@
 //! Whose turn it is among the addresses of an upstream. It opens no connection and knows no clock.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,15 @@ use std::sync::Arc;
 pub enum Address {
     Tcp(SocketAddr),
     Unix(Arc<Path>),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// All addresses that are known now.
@@ -52,7 +62,7 @@ impl Balance {
 
     /// The next one that is not among those `tried`. One that failed some seconds ago is passed
     /// over unless there is no other.
-    pub fn turn(&mut self, tried: &[u32], now: u64) -> Option<&Peer> {
+    pub fn turn(&mut self, tried: &[u32], now: u64) -> Option<u32> {
         let count = self.peers.len();
         let find = |rested: bool| {
             let from_next = (self.next..count).chain(0..self.next);
@@ -62,7 +72,7 @@ impl Balance {
         };
         let place = find(true).or_else(|| find(false))?;
         self.next = if place + 1 == count { 0 } else { place + 1 };
-        Some(&self.peers[place])
+        Some(self.peers[place].number)
     }
 
     /// Somebody is about to connect. One that has failed before is tried by one request alone.
@@ -71,21 +81,28 @@ impl Balance {
         self.peers.iter_mut().filter(failed).for_each(|peer| peer.rests_until = now + REST);
     }
 
-    pub fn connected(&mut self, number: u32) {
-        self.rest(number, 0);
+    /// Whether that is news.
+    pub fn connected(&mut self, number: u32) -> bool {
+        self.rest(number, 0) > 0
     }
 
-    pub fn failed(&mut self, number: u32, now: u64) {
-        self.rest(number, now + REST);
+    /// Whether that is news.
+    pub fn failed(&mut self, number: u32, now: u64) -> bool {
+        self.rest(number, now + REST) == 0
     }
 
-    fn rest(&mut self, number: u32, until: u64) {
-        let named = self.peers.iter_mut().filter(|peer| peer.number == number);
-        named.for_each(|peer| peer.rests_until = until);
+    /// How long it was to rest until now.
+    fn rest(&mut self, number: u32, until: u64) -> u64 {
+        let named = self.peers.iter_mut().find(|peer| peer.number == number);
+        named.map_or(0, |peer| std::mem::replace(&mut peer.rests_until, until))
+    }
+
+    pub fn peer(&self, number: u32) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.number == number)
     }
 
     pub fn knows(&self, number: u32) -> bool {
-        self.peers.iter().any(|peer| peer.number == number)
+        self.peer(number).is_some()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -116,7 +133,7 @@ mod tests {
 
     /// The numbers of the next turns.
     fn turns(balance: &mut Balance, count: usize, now: u64) -> Vec<u32> {
-        let turn = |_| balance.turn(&[], now).map_or(0, |peer| peer.number);
+        let turn = |_| balance.turn(&[], now).unwrap_or(0);
         (0..count).map(turn).collect()
     }
 
@@ -130,7 +147,8 @@ mod tests {
     #[test]
     fn who_failed_is_passed_over_for_some_seconds_unless_all_have() {
         let mut balance = balance(&[1, 2, 3]);
-        balance.failed(2, 1000);
+        assert!(balance.failed(2, 1000));
+        assert!(!balance.failed(2, 1000), "it is known");
         assert_eq!(turns(&mut balance, 4, 1000), [1, 3, 1, 3]);
         assert_eq!(turns(&mut balance, 3, 1000 + REST - 1), [1, 3, 1]);
         assert_eq!(turns(&mut balance, 3, 1000 + REST), [2, 3, 1]);
@@ -147,7 +165,7 @@ mod tests {
         assert_eq!(turns(&mut balance, 1, REST), [1]);
         balance.connecting(1, REST);
         assert_eq!(turns(&mut balance, 2, REST), [2, 2]);
-        balance.connected(1);
+        assert!(balance.connected(1) && !balance.connected(1));
         balance.connecting(1, REST);
         assert_eq!(turns(&mut balance, 2, REST), [1, 2], "a sound one waits for nobody");
     }
@@ -158,7 +176,7 @@ mod tests {
         balance.failed(1, 0);
         let mut tried = Vec::new();
         while let Some(peer) = balance.turn(&tried, 0) {
-            tried.push(peer.number);
+            tried.push(peer);
         }
         assert_eq!(tried, [2, 3, 1]);
     }

@@ -48,13 +48,18 @@ impl Connecting<'_> {
                 Turn::Use(connection) => return Ok(connection),
                 Turn::Open(peer, slot) => match self.open(&peer, slot).await {
                     Ok(connection) => {
-                        self.pool.connected(&peer);
+                        if self.pool.connected(&peer) {
+                            let url = &self.upstream.label;
+                            tracing::info!(url, "{} can be reached again", peer.address);
+                        }
                         return Ok(connection);
                     }
                     Err(what) => {
-                        self.pool.failed(&peer, self.local.timers.coarse_millis());
                         tried.push(peer.number);
-                        why = what;
+                        why = format!("{}: {what}", peer.address);
+                        if self.pool.failed(&peer, self.local.timers.coarse_millis()) {
+                            tracing::warn!(url = self.upstream.label, "cannot connect to {why}");
+                        }
                     }
                 },
                 Turn::Full => {
@@ -101,15 +106,10 @@ impl Connecting<'_> {
     async fn open(&self, peer: &Peer, slot: Slot) -> Result<Connection, String> {
         let limit = self.upstream.config.connect_timeout.0;
         let opened = self.timer.limit(limit, open(self.upstream, peer, slot)).await;
-        let why = match opened {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => error.to_string(),
-            Err(Elapsed) => "no answer within connect_timeout".to_owned(),
-        };
-        Err(match &peer.address {
-            Address::Tcp(address) => format!("{address}: {why}"),
-            Address::Unix(path) => format!("{}: {why}", path.display()),
-        })
+        match opened {
+            Ok(opened) => opened.map_err(|error| error.to_string()),
+            Err(Elapsed) => Err("no answer within connect_timeout".to_owned()),
+        }
     }
 }
 

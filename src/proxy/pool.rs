@@ -91,8 +91,7 @@ impl Pool {
         self.used.set(now);
         let mut state = self.state.borrow_mut();
         let State { balance, idle } = &mut *state;
-        let Some(peer) = balance.turn(tried, now) else { return Turn::Exhausted };
-        let (number, peer) = (peer.number, peer.clone());
+        let Some(number) = balance.turn(tried, now) else { return Turn::Exhausted };
         if fresh {
             if self.slots.is_full() {
                 idle.clear();
@@ -100,25 +99,24 @@ impl Pool {
         } else if let Some(connection) = take(idle, Some(number), generation, now) {
             return Turn::Use(connection);
         }
-        if let Some(slot) = Slot::take(&self.slots) {
-            balance.connecting(number, now);
-            return Turn::Open(peer, slot);
+        let mut slot = Slot::take(&self.slots);
+        if slot.is_none() {
+            // One to another server is as good; those that are of no use give up their places.
+            if let Some(connection) = take(idle, None, generation, now) {
+                return Turn::Use(connection);
+            }
+            slot = Slot::take(&self.slots);
         }
-        // One to another server is as good; those that are of no use give up their places.
-        match take(idle, None, generation, now) {
-            Some(connection) => Turn::Use(connection),
-            None => match Slot::take(&self.slots) {
-                Some(slot) => Turn::Open(peer, slot),
-                None => Turn::Full,
-            },
-        }
+        let Some(slot) = slot else { return Turn::Full };
+        balance.connecting(number, now);
+        let peer = balance.peer(number).expect("it is its turn");
+        Turn::Open(peer.clone(), slot)
     }
 
     /// Takes a connection back for the next request.
     pub fn put(&self, mut connection: Connection, now: u64) {
         let mut state = self.state.borrow_mut();
-        let known = state.balance.knows(connection.peer);
-        if known && state.idle.len() < IDLE_CONNECTIONS_MAX {
+        if state.balance.knows(connection.peer) && state.idle.len() < IDLE_CONNECTIONS_MAX {
             connection.reused = true;
             let until = now + connection.keep_alive.as_millis() as u64;
             state.idle.push(Idle { connection, until });
@@ -126,15 +124,16 @@ impl Pool {
         }
     }
 
-    pub fn connected(&self, peer: &Peer) {
-        self.state.borrow_mut().balance.connected(peer.number);
+    /// Whether that is news.
+    pub fn connected(&self, peer: &Peer) -> bool {
+        self.state.borrow_mut().balance.connected(peer.number)
     }
 
-    /// It will be passed over for a while, and its name looked up again.
-    pub fn failed(&self, peer: &Peer, now: u64) {
-        self.state.borrow_mut().balance.failed(peer.number, now);
+    /// It will be passed over for a while, and its name looked up again. Whether that is news.
+    pub fn failed(&self, peer: &Peer, now: u64) -> bool {
         let named = self.names.iter().filter(|name| name.server == peer.server);
         named.for_each(|name| name.lookups.borrow_mut().doubt());
+        self.state.borrow_mut().balance.failed(peer.number, now)
     }
 
     /// Has names looked up whose time has come. What is known of them is used meanwhile.
@@ -335,3 +334,55 @@ impl Drop for Connection {
 
 /// Shorter than what Node (5 s) and uvicorn (5 s) wait before they close.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(keys: &str) -> Pool {
+        let config = serde_saphyr::from_str(&format!("{{ {keys} }}")).expect("valid");
+        Pool::new(&Upstream::new(&config, "upstream").expect("no files"))
+    }
+
+    /// The place of a connection that may be opened.
+    fn open(pool: &Pool, tried: &[u32]) -> Option<Slot> {
+        match pool.turn(tried, false, 0, 1) {
+            Turn::Open(_, slot) => Some(slot),
+            Turn::Full => None,
+            Turn::Use(_) => panic!("none is kept"),
+            Turn::Exhausted => panic!("all were tried"),
+        }
+    }
+
+    #[test]
+    fn there_are_as_many_connections_as_there_may_be() {
+        let pool = pool("urls: ['http://127.0.0.1:1/', 'http://127.0.0.1:2/'], connections: 2");
+        let (first, second) = (open(&pool, &[]), open(&pool, &[]));
+        assert!(first.is_some() && second.is_some() && open(&pool, &[]).is_none());
+        drop(first);
+        let third = open(&pool, &[1]);
+        assert!(third.is_some() && open(&pool, &[]).is_none());
+        assert!(matches!(pool.turn(&[1, 2], false, 0, 1), Turn::Exhausted));
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_the_place_that_becomes_free() {
+        let pool = pool("url: 'http://127.0.0.1:1/', connections: 1");
+        let slot = open(&pool, &[]);
+        let mut waiting = Box::pin(pool.freed());
+        let mut poll = || waiting.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
+        assert!(poll().is_pending() && pool.is_awaited());
+        drop(slot);
+        assert!(poll().is_ready());
+        assert!(!pool.is_awaited());
+    }
+
+    #[test]
+    fn a_pool_is_kept_while_it_is_used_or_remembered() {
+        let pool = pool("url: 'http://127.0.0.1:1/'");
+        let slot = open(&pool, &[]);
+        assert!(pool.sweep(1 + KEPT), "a connection is open");
+        drop(slot);
+        assert!(pool.sweep(KEPT) && !pool.sweep(1 + KEPT));
+    }
+}
