@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 
 use crate::authority::Authority;
 use crate::clock::Clock;
-use crate::server::{Connection, Service};
+use crate::server::{Connection, HeadFault, Service};
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Clone)]
@@ -98,10 +98,25 @@ impl Service for Ops {
         let uri = request.uri();
         let (status, content) =
             self.answer(request.method(), uri.path(), uri.query().unwrap_or_default());
-        let (kind, bytes) = match content {
-            Content::Text(text) => ("text/plain; charset=utf-8", text.into()),
-            Content::Metrics(text) => ("text/plain; version=0.0.4; charset=utf-8", text.into()),
-            Content::Json(text) => ("application/json", text.into()),
+        content.response(status)
+    }
+
+    fn refuse(
+        &self,
+        fault: HeadFault,
+        _: Request<Incoming>,
+        _: &Connection,
+    ) -> Response<Full<Bytes>> {
+        Content::Text(format!("{}\n", fault.detail())).response(fault.status())
+    }
+}
+
+impl Content {
+    fn response(self, status: StatusCode) -> Response<Full<Bytes>> {
+        let (kind, bytes) = match self {
+            Self::Text(text) => ("text/plain; charset=utf-8", text.into()),
+            Self::Metrics(text) => ("text/plain; version=0.0.4; charset=utf-8", text.into()),
+            Self::Json(text) => ("application/json", text.into()),
         };
         let mut response = Response::new(Full::new(bytes));
         *response.status_mut() = status;

@@ -12,6 +12,7 @@ use serde::Serialize;
 pub enum Refusal {
     FramingInvalid(&'static str),
     TargetAmbiguous(&'static str),
+    HeadTooLarge(&'static str),
     AuthorizationMalformed(&'static str),
     AuthorizationMissing,
     UndecidedUnloaded,
@@ -89,6 +90,7 @@ impl Refusal {
         let (reason, status, outcome, detail) = match self {
             Self::FramingInvalid(detail) => ("framing_invalid", 400, Refused, detail),
             Self::TargetAmbiguous(detail) => ("target_ambiguous", 400, Refused, detail),
+            Self::HeadTooLarge(detail) => ("head_too_large", 431, Refused, detail),
             Self::AuthorizationMalformed(detail) => {
                 ("authorization_malformed", 400, Refused, detail)
             }
@@ -262,6 +264,7 @@ mod tests {
         check(Refusal::UndecidedUnloaded, 503, None, Some("2"));
         check(Refusal::UndecidedStale, 503, None, Some("30"));
         check(Refusal::RouteUnknown, 404, None, None);
+        check(Refusal::HeadTooLarge("x"), 431, None, None);
         check(Refusal::BodyTooLarge, 413, None, None);
         check(Refusal::UpstreamTimeout, 504, None, None);
         check(Refusal::UpstreamUnavailable, 503, None, Some("5"));

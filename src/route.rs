@@ -37,7 +37,6 @@ impl<'a> Target<'a> {
         if request.method == Method::CONNECT || !uri.path().starts_with('/') {
             return Err(Unclear::Target("the request target must be a path"));
         }
-        check_framing(request)?;
         let host = host(request)?;
         if let Some(authority) = uri.authority()
             && host.is_none_or(|host| !authority.as_str().eq_ignore_ascii_case(host))
@@ -117,17 +116,6 @@ pub fn host_name(text: &str) -> Option<&str> {
         }
     };
     (port_fits && name_fits).then(|| name.strip_suffix('.').unwrap_or(name))
-}
-
-/// A body that is coded otherwise would have to be passed on as something else.
-fn check_framing(request: &Parts) -> Result<(), Unclear> {
-    let codings = request.headers.get_all(header::TRANSFER_ENCODING);
-    let chunked = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-    if codings.iter().all(chunked) {
-        Ok(())
-    } else {
-        Err(Unclear::Framing("the only transfer coding here is chunked"))
-    }
 }
 
 /// As a backend behind another proxy may read it.

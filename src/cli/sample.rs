@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
-use crate::server::{Connection, Service};
+use crate::server::{Connection, HeadFault, Service};
 
 /// The path below which the sample answers.
 pub const BASE: &str = "/scim/v2";
@@ -189,17 +189,31 @@ impl Service for Sample {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let (status, value) = self.answer(&parts, &body);
-        let bytes = if value.is_null() { Vec::new() } else { value.to_string().into_bytes() };
-        let mut response = Response::new(Full::new(Bytes::from(bytes)));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/scim+json"));
-        if status == StatusCode::CREATED
-            && let Some(location) = value["meta"]["location"].as_str()
-            && let Ok(location) = HeaderValue::from_str(location)
-        {
-            headers.insert(LOCATION, location);
-        }
-        response
+        response(status, &value)
     }
+
+    fn refuse(
+        &self,
+        fault: HeadFault,
+        _: Request<Incoming>,
+        _: &Connection,
+    ) -> Response<Full<Bytes>> {
+        let (status, value) = error(fault.status(), fault.detail());
+        response(status, &value)
+    }
+}
+
+fn response(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    let bytes = if value.is_null() { Vec::new() } else { value.to_string().into_bytes() };
+    let mut response = Response::new(Full::new(Bytes::from(bytes)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/scim+json"));
+    if status == StatusCode::CREATED
+        && let Some(location) = value["meta"]["location"].as_str()
+        && let Ok(location) = HeaderValue::from_str(location)
+    {
+        headers.insert(LOCATION, location);
+    }
+    response
 }

@@ -65,9 +65,6 @@ impl Forward<'_> {
         let answer = self.exchange(upstream, &pool, &mut upload, &timer, record).await;
         record.bytes_in = upload.bytes();
         *body = upload.into_unsent();
-        if body.is_none() {
-            self.client.body_ended();
-        }
         self.deliver(upstream, pool, answer?, timer, record)
     }
 

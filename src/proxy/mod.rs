@@ -31,9 +31,10 @@ use crate::clock::Clock;
 use crate::config::value::Network;
 use crate::config::{self, LogPath};
 use crate::gate::{Gate, Refused};
-use crate::route::{Routes, Target, Unclear};
+use crate::refusal::Refusal;
+use crate::route::{Routes, Target};
 use crate::server::timer::Timers;
-use crate::server::{Connection, Service, Unshown};
+use crate::server::{Connection, HeadFault, Service};
 use crate::telemetry::access::LineBuffer;
 use crate::telemetry::metrics::Metrics;
 use backend::Upstream;
@@ -80,6 +81,17 @@ impl Settings {
     /// Looks whether secrets and certificates have changed. What cannot be read stays as it was.
     pub fn refresh(&self) {
         self.upstreams.iter().for_each(Upstream::refresh);
+    }
+}
+
+impl From<HeadFault> for Refusal {
+    fn from(fault: HeadFault) -> Self {
+        match fault {
+            HeadFault::Framing(detail) => Self::FramingInvalid(detail),
+            HeadFault::Target(detail) => Self::TargetAmbiguous(detail),
+            HeadFault::Authorization(detail) => Self::AuthorizationMalformed(detail),
+            HeadFault::TooLarge(detail) => Self::HeadTooLarge(detail),
+        }
     }
 }
 
@@ -139,13 +151,7 @@ impl Proxy {
         client: &Connection,
         record: &mut Record,
     ) -> Result<Response<Body>, Refused> {
-        let Unshown { query: raw_query, fragment, two_lengths } = client.unshown();
-        if two_lengths {
-            return Err(Unclear::Framing("the length of the body is told more than once").into());
-        }
-        if fragment {
-            return Err(Unclear::Target("the request target has a fragment").into());
-        }
+        let raw_query = client.raw_query();
         let target = Target::parse(parts)?;
         let place = settings.routes.find(&target)?; // Known now, told only after authentication.
         if let Some(place) = &place {
@@ -189,6 +195,21 @@ impl Service for Proxy {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.map(|body| body.follow(record)) // Told when the last byte has gone.
+    }
+
+    fn refuse(
+        &self,
+        fault: HeadFault,
+        request: Request<Incoming>,
+        client: &Connection,
+    ) -> Response<Body> {
+        let access = self.shared.settings.load().access;
+        let (parts, _) = request.into_parts();
+        let mut record = Record::open(&self.local, &parts, client, access);
+        let refused = Refused::from(Refusal::from(fault));
+        record.refused(&refused);
+        let response = refused.refusal.response(&record.request_id);
+        response.map(|bytes| Body::whole(bytes).follow(record))
     }
 
     fn tick(&self) {

@@ -15,7 +15,6 @@ use hyper::body::Incoming;
 use tokio::net::TcpStream;
 
 use super::certificate::ClientCertificate;
-use super::head::Unshown;
 use super::http1::{self, State, within_limits};
 use super::stream::Stream;
 use super::timer::Timers;
@@ -32,7 +31,7 @@ pub struct Connection {
     client: Option<Rc<ClientCertificate>>,
     timers: Timers,
     fate: Fate,
-    /// None over HTTP/2, where a request's parts cannot be taken for another's.
+    /// None over HTTP/2.
     http1: Option<Rc<State>>,
 }
 
@@ -62,16 +61,10 @@ impl Connection {
         Self { peer, tls, client, timers: self.timers.clone(), fate, http1: None }
     }
 
-    /// What the parser was not shown of the request that has just begun.
-    pub fn unshown(&self) -> Unshown {
-        self.http1.as_ref().map(|state| state.unshown()).unwrap_or_default()
-    }
-
-    /// All of the request's body has been received. Until then what arrives is no new request.
-    pub fn body_ended(&self) {
-        if let Some(state) = &self.http1 {
-            state.body_ended(state.request());
-        }
+    /// The query of the request that has just begun as it was received, if that differs from what
+    /// was parsed.
+    pub fn raw_query(&self) -> Option<Vec<u8>> {
+        self.http1.as_ref().and_then(|state| state.take_query())
     }
 
     /// Reads the rest of a body that nobody wants, so that the client sees our answer and can go
@@ -79,9 +72,8 @@ impl Connection {
     /// HTTP/2 the stream.
     pub fn discard(&self, mut body: Incoming) {
         if body.is_end_stream() {
-            return self.body_ended();
+            return;
         }
-        let state = self.http1.as_ref().map(|state| (Rc::clone(state), state.request()));
         let timer = self.timers.timer();
         tokio::task::spawn_local(async move {
             let rest = async {
@@ -89,13 +81,7 @@ impl Connection {
                 while bytes <= DISCARD_BYTES {
                     match body.frame().await {
                         Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, Bytes::len),
-                        Some(Err(_)) => break,
-                        None => {
-                            if let Some((state, request)) = state {
-                                state.body_ended(request);
-                            }
-                            break;
-                        }
+                        Some(Err(_)) | None => break,
                     }
                 }
             };

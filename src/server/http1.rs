@@ -1,13 +1,12 @@
 //! HTTP/1.1 by hyper, with the time limits that hyper does not have.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -17,10 +16,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::connection::{Connection, Ended, Fate};
-use super::head::{Head, Unshown};
+use super::head::HeadFault;
+use super::intake::Intake;
 use super::stream::Stream;
 use super::timer::{Timer, Timers};
 use super::{Scope, Service};
@@ -37,9 +37,12 @@ pub(super) async fn run<S: Service>(
     let service = service_fn(|request: Request<Incoming>| {
         let (scope, connection) = (Rc::clone(scope), Rc::clone(&connection));
         let state = Rc::clone(state);
-        state.begin(request.body());
+        let fault = state.begin();
         async move {
-            let mut response = scope.service.call(request, &connection).await;
+            let mut response = match fault {
+                None => scope.service.call(request, &connection).await,
+                Some(fault) => scope.refuse(fault, request, &connection),
+            };
             if scope.leaving.get() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -49,10 +52,16 @@ pub(super) async fn run<S: Service>(
     });
     let io = TokioIo::new(Watched { stream, state: Rc::clone(state) });
     let mut builder = http1::Builder::new();
-    builder.max_header_size(header_bytes).max_buf_size(header_bytes.max(BUFFER_BYTES));
+    // Heads are measured before they get here, and may have grown by what was encoded.
+    builder.max_header_size(3 * header_bytes).max_buf_size(BUFFER_BYTES.max(3 * header_bytes));
     let mut http = builder.serve_connection(io, service);
     match within_limits(scope, state, Pin::new(&mut http)).await {
-        Ok(result) => result.map_or_else(Ended::Error, |()| Ended::Well),
+        Ok(result) => {
+            if state.intake.borrow().is_cut_off() {
+                linger(&mut http.into_parts().io.into_inner().stream, &scope.timers).await;
+            }
+            result.map_or_else(Ended::Error, |()| Ended::Well)
+        }
         Err(Ended::Well) => {
             http.into_parts().io.into_inner().stream.farewell().await;
             Ended::Well
@@ -60,6 +69,25 @@ pub(super) async fn run<S: Service>(
         Err(ended) => ended,
     }
 }
+
+/// Reads on for a while after the last answer: a connection that is closed with something unread
+/// is reset, and the client might never see the answer.
+async fn linger(stream: &mut Stream, timers: &Timers) {
+    let rest = async {
+        let mut buffer = [0; 4096];
+        let mut bytes = 0;
+        while bytes <= LINGER_BYTES {
+            match stream.read(&mut buffer).await {
+                Ok(read) if read > 0 => bytes += read,
+                _ => break,
+            }
+        }
+    };
+    let _ = timers.timer().limit(LINGER_TIME, rest).await;
+}
+
+const LINGER_BYTES: usize = 64 << 20;
+const LINGER_TIME: Duration = Duration::from_secs(3);
 
 /// Waits for the future, unless the connection's time is over before.
 pub(super) async fn within_limits<S, F: Future>(
@@ -88,14 +116,12 @@ const BUFFER_BYTES: usize = 400 << 10;
 /// Where a connection is, and until when.
 pub(super) struct State {
     phase: Cell<Phase>,
-    /// The number of the latest request.
-    request: Cell<u64>,
     leaving: Cell<bool>,
-    /// Whether bytes of the last request's body may still come.
-    body_open: Cell<bool>,
     patience: Timer,
     send: Timer,
-    head: RefCell<Head>,
+    intake: RefCell<Intake>,
+    /// Woken when the next request may begin.
+    waiting: Cell<Option<Waker>>,
     cut: Fate,
     limits: Arc<Limits>,
 }
@@ -115,17 +141,15 @@ impl State {
     pub(super) fn new(timers: &Timers, limits: Arc<Limits>) -> Self {
         let state = Self {
             phase: Cell::new(Phase::Fresh),
-            request: Cell::new(0),
             leaving: Cell::new(false),
-            body_open: Cell::new(false),
             patience: timers.timer(),
             send: timers.timer(),
-            head: RefCell::default(),
+            intake: RefCell::new(Intake::new(limits.header_bytes.0 as usize)),
+            waiting: Cell::default(),
             cut: Rc::default(),
             limits,
         };
         state.patience.arm(state.limits.header_timeout.0);
-        state.head.borrow_mut().begin();
         state
     }
 
@@ -137,35 +161,23 @@ impl State {
         Rc::clone(&self.cut)
     }
 
-    pub(super) fn unshown(&self) -> Unshown {
-        self.head.borrow_mut().take()
+    pub(super) fn take_query(&self) -> Option<Vec<u8>> {
+        self.intake.borrow_mut().take_query()
     }
 
-    pub(super) fn request(&self) -> u64 {
-        self.request.get()
-    }
-
+    /// The front of a head has come.
     fn received(&self) {
-        if self.phase.get() == Phase::Idle && !self.body_open.get() {
+        if self.phase.get() == Phase::Idle {
             self.phase.set(Phase::Head);
             self.patience.arm(self.limits.header_timeout.0);
-            self.head.borrow_mut().begin();
         }
     }
 
-    fn begin(&self, body: &Incoming) {
+    /// A request has begun; what is wrong with it, if anything is.
+    fn begin(&self) -> Option<HeadFault> {
         self.phase.set(Phase::Request);
-        self.request.set(self.request.get() + 1);
-        self.body_open.set(!body.is_end_stream());
         self.patience.arm(self.limits.request_time.0);
-    }
-
-    /// The body of this request has been received. Whoever says so may be late: the next request
-    /// can have begun.
-    pub(super) fn body_ended(&self, request: u64) {
-        if request == self.request.get() {
-            self.body_open.set(false);
-        }
+        self.intake.borrow().fault()
     }
 
     /// All of the answer is on its way; what is left of it still has the request's time.
@@ -179,6 +191,9 @@ impl State {
             self.phase.set(Phase::Idle);
             let idle = self.limits.idle_timeout.0;
             self.patience.arm(if self.leaving.get() { idle.min(LAST_REQUEST_TIME) } else { idle });
+            if let Some(waiting) = self.waiting.take() {
+                waiting.wake();
+            }
         }
     }
 
@@ -244,7 +259,7 @@ impl<B: Body + Unpin> Body for Guarded<B> {
     }
 }
 
-/// The stream, telling the state what it sees.
+/// The stream as the parser is shown it, one request at a time.
 struct Watched {
     stream: Stream,
     state: Rc<State>,
@@ -270,25 +285,58 @@ impl AsyncRead for Watched {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let due = this.state.head.borrow_mut().take_pending(buffer.remaining());
-        if !due.is_empty() {
-            buffer.put_slice(&due);
-            return Poll::Ready(Ok(()));
-        }
-        let before = buffer.filled().len();
-        let outcome = Pin::new(&mut this.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            this.state.received();
-            let mut head = this.state.head.borrow_mut();
-            if let Cow::Owned(encoded) = head.pass(&buffer.filled()[before..]) {
-                buffer.set_filled(before);
-                let (fits, rest) = encoded.split_at(encoded.len().min(buffer.remaining()));
-                buffer.put_slice(fits);
-                head.hold(rest);
+        let Self { stream, state } = &mut *self;
+        let mut intake = state.intake.borrow_mut();
+        loop {
+            if state.phase.get() == Phase::Idle {
+                intake.next();
+            }
+            let at_head = intake.is_at_head();
+            let malformed = |_| io::Error::new(io::ErrorKind::InvalidData, "malformed chunks");
+            let shown = intake.show(buffer.remaining()).map_err(malformed)?;
+            if at_head && (!shown.is_empty() || intake.has_more()) {
+                state.received();
+            }
+            if !shown.is_empty() {
+                buffer.put_slice(&shown);
+                return Poll::Ready(Ok(()));
+            }
+            let waits = intake.is_waiting();
+            if waits && intake.is_full() {
+                state.waiting.set(Some(context.waker().clone()));
+                return Poll::Pending;
+            }
+            if intake.is_finished() {
+                return Poll::Ready(Ok(()));
+            }
+            let before = buffer.filled().len();
+            let outcome = Pin::new(&mut *stream).poll_read(context, buffer);
+            if outcome.is_pending() && waits && intake.has_more() {
+                state.waiting.set(Some(context.waker().clone()));
+            }
+            ready!(outcome)?;
+            let received = &buffer.filled()[before..];
+            if received.is_empty() && waits && intake.has_more() {
+                intake.finish();
+                continue;
+            }
+            if received.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let passed = if waits {
+                intake.hold(received);
+                0
+            } else {
+                intake.pass(received)
+            };
+            buffer.set_filled(before + passed);
+            if passed > 0 {
+                if at_head {
+                    state.received();
+                }
+                return Poll::Ready(Ok(()));
             }
         }
-        outcome
     }
 }
 

@@ -6,9 +6,11 @@
 
 mod certificate;
 mod connection;
+mod framing;
 mod head;
 mod http1;
 mod http2;
+mod intake;
 mod stream;
 pub mod timer;
 mod tls;
@@ -38,7 +40,7 @@ use crate::config::Limits;
 use crate::telemetry::metrics::Metrics;
 pub use certificate::{ClientCertificate, NamedFile, load_pair, read_authorities};
 pub use connection::{Connection, Fate};
-pub use head::{Unshown, encode_query};
+pub use head::{HeadFault, encode_query};
 use timer::{TICK, Timers};
 pub use tls::Tls;
 
@@ -52,6 +54,15 @@ pub trait Service: 'static {
         request: Request<Incoming>,
         connection: &Connection,
     ) -> impl Future<Output = Response<Self::Body>>;
+
+    /// Answers a request whose head cannot be served. `request` only stands in for it, and the
+    /// connection ends with this answer.
+    fn refuse(
+        &self,
+        fault: HeadFault,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<Self::Body>;
 
     /// Called every [`TICK`], and once when the worker ends.
     fn tick(&self) {}
@@ -308,6 +319,18 @@ impl Face {
                 tracing::error!(face = self.name, "a worker has panicked");
             }
         }
+    }
+}
+
+impl<S: Service> Scope<S> {
+    fn refuse(
+        &self,
+        fault: HeadFault,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<S::Body> {
+        self.metrics.http_rejects.with_label_values(&[self.face, fault.cause()]).inc();
+        self.service.refuse(fault, request, connection)
     }
 }
 

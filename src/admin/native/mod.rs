@@ -42,11 +42,11 @@ use utoipa_axum::routes;
 use super::Service;
 use crate::credential::Revision;
 use crate::refusal::REQUEST_ID;
-use crate::server::{self, Connection};
+use crate::server::{self, Connection, HeadFault};
 use crate::telemetry::metrics::Metrics;
 use input::{Peer, RequestId};
 pub use openapi::openapi;
-use problem::{Cause, Fault, PROBLEM_TYPE};
+use problem::{Cause, Fault, INVALID, PROBLEM_TYPE};
 
 /// The face, cheap to clone: one for each worker.
 #[derive(Clone)]
@@ -202,7 +202,7 @@ impl server::Service for Native {
     async fn call(&self, request: Request<Incoming>, connection: &Connection) -> Response {
         let (mut parts, incoming) = request.into_parts();
         parts.extensions.insert(Peer(connection.peer.ip()));
-        let ambiguous = ambiguity(&parts, connection);
+        let ambiguous = ambiguity(&parts);
         if let Some(ambiguous) = ambiguous {
             parts.extensions.insert(ambiguous);
         }
@@ -224,20 +224,19 @@ impl server::Service for Native {
         }
         response
     }
+
+    fn refuse(&self, fault: HeadFault, _: Request<Incoming>, _: &Connection) -> Response {
+        let mut response = Fault::new(&INVALID, fault.detail()).into_response();
+        *response.status_mut() = fault.status();
+        response
+    }
 }
 
 /// A request that somebody before us may have read otherwise.
 #[derive(Clone, Copy)]
 struct Ambiguous(&'static str);
 
-fn ambiguity(parts: &Parts, connection: &Connection) -> Option<Ambiguous> {
-    let unshown = connection.unshown();
-    if unshown.two_lengths {
-        return Some(Ambiguous("the length of the body is told more than once"));
-    }
-    if unshown.fragment {
-        return Some(Ambiguous("the request target has a fragment"));
-    }
+fn ambiguity(parts: &Parts) -> Option<Ambiguous> {
     // RFC 9112 section 3.2.
     let hosts = parts.headers.get_all(HOST).iter().count();
     let wrong = hosts > 1 || (hosts == 0 && parts.version == Version::HTTP_11);
