@@ -57,6 +57,7 @@ impl From<Unclear> for Refused {
         match unclear {
             Unclear::Framing(detail) => Refusal::FramingInvalid(detail).into(),
             Unclear::Target(detail) => Refusal::TargetAmbiguous(detail).into(),
+            Unclear::Method => Refusal::MethodRefused.into(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! section 3.12) and the word that logs, metrics and `explain` use.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
@@ -13,6 +13,7 @@ pub enum Refusal {
     FramingInvalid(&'static str),
     TargetAmbiguous(&'static str),
     HeadTooLarge(&'static str),
+    MethodRefused,
     AuthorizationMalformed(&'static str),
     AuthorizationMissing,
     UndecidedUnloaded,
@@ -91,6 +92,9 @@ impl Refusal {
             Self::FramingInvalid(detail) => ("framing_invalid", 400, Refused, detail),
             Self::TargetAmbiguous(detail) => ("target_ambiguous", 400, Refused, detail),
             Self::HeadTooLarge(detail) => ("head_too_large", 431, Refused, detail),
+            Self::MethodRefused => {
+                ("method_refused", 405, Refused, "this method is not served here")
+            }
             Self::AuthorizationMalformed(detail) => {
                 ("authorization_malformed", 400, Refused, detail)
             }
@@ -214,6 +218,9 @@ impl Refusal {
             let value = HeaderValue::from_str(&challenge).expect("our own words are ASCII");
             headers.insert(WWW_AUTHENTICATE, value);
         }
+        if self == Self::MethodRefused {
+            headers.insert(ALLOW, HeaderValue::from_static(METHODS));
+        }
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
         }
@@ -222,6 +229,10 @@ impl Refusal {
 }
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The methods of SCIM, and those that ask about them. Others pass too; RFC 9110 section 15.5.6
+/// wants a list.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// The same bytes for a token of another tenant: it is nobody's business that it exists.
 const UNKNOWN: &str = "the bearer token is not known here";
@@ -265,6 +276,7 @@ mod tests {
         check(Refusal::UndecidedStale, 503, None, Some("30"));
         check(Refusal::RouteUnknown, 404, None, None);
         check(Refusal::HeadTooLarge("x"), 431, None, None);
+        check(Refusal::MethodRefused, 405, None, None);
         check(Refusal::BodyTooLarge, 413, None, None);
         check(Refusal::UpstreamTimeout, 504, None, None);
         check(Refusal::UpstreamUnavailable, 503, None, Some("5"));

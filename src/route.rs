@@ -29,15 +29,24 @@ pub enum Unclear {
     /// What is around the target does not fit HTTP.
     Framing(&'static str),
     Target(&'static str),
+    /// The method would let the answer speak of the hop and not of the target.
+    Method,
 }
 
 impl<'a> Target<'a> {
     pub fn parse(request: &'a Parts) -> Result<Self, Unclear> {
         let uri = &request.uri;
+        // It echoes what we add to a request (RFC 9110 section 9.3.8).
+        if request.method.as_str().eq_ignore_ascii_case("TRACE") {
+            return Err(Unclear::Method);
+        }
         if request.method == Method::CONNECT || !uri.path().starts_with('/') {
             return Err(Unclear::Target("the request target must be a path"));
         }
         let host = host(request)?;
+        if uri.scheme_str().is_some_and(|scheme| !["http", "https"].contains(&scheme)) {
+            return Err(Unclear::Target("the request target is of another scheme"));
+        }
         if let Some(authority) = uri.authority()
             && host.is_none_or(|host| !authority.as_str().eq_ignore_ascii_case(host))
         {
