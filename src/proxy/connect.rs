@@ -81,10 +81,11 @@ impl Connecting<'_> {
                             Err(Elapsed) => "its name was not resolved in time".to_owned(),
                         };
                     }
-                    if pause > self.patience() {
+                    let left = self.patience();
+                    if left.is_zero() {
                         return Err(Unreachable(why));
                     }
-                    self.timer.pause(pause).await;
+                    self.timer.pause(pause.min(left)).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                     tried.clear();
                 }
