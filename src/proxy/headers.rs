@@ -14,7 +14,16 @@ use crate::route::host_name;
 /// Whether a header concerns only the hop between two peers (RFC 9110 section 7.6.1). `name` is in
 /// lower case.
 pub fn is_hop_by_hop(name: &str) -> bool {
-    matches!(name, "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade")
+    matches!(
+        name,
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
         // What a proxy says to its client and not to the next hop; `Proxy-Status` goes all the way.
         || (name.starts_with("proxy-") && name != "proxy-status")
 }
