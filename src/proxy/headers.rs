@@ -19,6 +19,8 @@ pub fn is_hop_by_hop(name: &str) -> bool {
         "connection"
             | "http2-settings"
             | "keep-alive"
+            // CGI takes it for a setting (CVE-2016-5385).
+            | "proxy"
             | "te"
             | "trailer"
             | "transfer-encoding"

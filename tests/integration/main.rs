@@ -11,6 +11,7 @@ mod forwarding;
 mod guard;
 mod http;
 mod http2;
+mod hygiene;
 mod lifecycle;
 mod refusals;
 mod secrecy;
