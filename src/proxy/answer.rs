@@ -36,11 +36,11 @@ impl Head {
             let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
             let mut response = httparse::Response::new(&mut fields);
             let size = match response.parse(received) {
-                Ok(httparse::Status::Complete(size)) => size,
-                Ok(httparse::Status::Partial) if received.len() > HEAD_BYTES_MAX => {
-                    return Err("the head is too large");
+                Ok(httparse::Status::Complete(size)) if size <= HEAD_BYTES_MAX => size,
+                Ok(httparse::Status::Partial) if received.len() <= HEAD_BYTES_MAX => {
+                    return Ok(None);
                 }
-                Ok(httparse::Status::Partial) => return Ok(None),
+                Ok(_) => return Err("the head is too large"),
                 Err(_) => return Err("the head is malformed"),
             };
             let code = response.code.expect("the head is complete");
