@@ -170,7 +170,8 @@ impl Forward<'_> {
                 headers::write_header(head, "transfer-encoding", b"chunked");
                 OutgoingBody::Chunked(body)
             }
-            (Some(body), Some(length)) if length > 0 => {
+            // HTTP/2 can announce nothing and then send something.
+            (Some(body), Some(length)) if length > 0 || !http_body::Body::is_end_stream(&body) => {
                 headers::write_header(head, "content-length", length.to_string().as_bytes());
                 OutgoingBody::Sized(body)
             }
