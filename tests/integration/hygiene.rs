@@ -123,5 +123,5 @@ fn is_scim_error(reply: &Reply) -> bool {
     reply.header("content-type") == Some("application/scim+json")
         && reply.header("x-request-id").is_some()
         && serde_json::from_slice::<serde_json::Value>(&reply.body)
-            .is_ok_and(|body| body["status"] == reply.status.to_string())
+            .is_ok_and(|body| body["status"].as_str() == Some(&reply.status.to_string()))
 }
