@@ -113,12 +113,13 @@ const FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// Whether a backend could take this name for a header that only we set, or that frames a message.
-/// Many frameworks fold `-`, `_` and `.` into one, so all spellings are the same name. What a
-/// trusted proxy says beside the three headers that we set ourselves passes.
+/// Many frameworks fold `-`, `_` and `.` into one, and CGI programs may be given all that is no
+/// letter or digit as `_`, so all spellings are the same name. What a trusted proxy says beside the three headers that we set ourselves passes.
 fn is_ours(name: &str, from_trusted_proxy: bool) -> bool {
     let folded;
-    let name = if name.contains(['_', '.']) {
-        folded = name.replace(['_', '.'], "-");
+    let odd = |letter: char| !letter.is_ascii_alphanumeric() && letter != '-';
+    let name = if name.contains(odd) {
+        folded = name.replace(odd, "-");
         if is_hop_by_hop(&folded) || folded == "content-length" {
             return true;
         }
@@ -309,6 +310,7 @@ mod tests {
             ("X-SCIM-Credential-Id", "c-9"),
             ("x_scim_credential_id", "c-9"),
             ("x.scim-tenant", "z-9"),
+            ("x~scim+tenant", "z-9"),
             ("X-Forwarded-For", "8.8.8.8"),
             ("x_forwarded_host", "evil"),
             ("X-Forwarded-Prefix", "/evil"),
