@@ -264,6 +264,7 @@ fn answers_are_whole_refused_or_visibly_cut() {
                 let reply = reply.expect("an answer");
                 assert_eq!((reply.status, reply.text().as_str()), (*status, *body), "{shown:?}");
                 assert!(reply.whole, "{shown:?}");
+                assert!(*status != 204 || reply.header("content-length").is_none(), "{shown:?}");
                 let told = format!("{:?}", reply.headers);
                 assert!(!told.contains("forged"), "{shown:?}: {told}");
             }

@@ -2,6 +2,7 @@
 
 use super::{Bed, HOST, bearer, is_scim_error, probe};
 use crate::guard::{ID, TENANT, TOKEN};
+use crate::http::Client;
 
 /// What becomes of a request that has a probe behind it on its connection.
 enum Fate {
@@ -279,6 +280,10 @@ fn refusals_of_the_head_have_a_line_with_a_reason() {
         let line = bed.guard.access_line(&told_id);
         assert!(!told || line["http.request.method"] == "GET", "{line}");
     }
+    // Other faces say it in their own way.
+    let mut client = Client::connect(bed.guard.ops);
+    let reply = client.send("GET /livez HTTP/1.1\r\nHost: h\r\nX: \0\r\n\r\n");
+    assert_eq!((reply.status, reply.header("connection")), (400, Some("close")));
     let series = "scim_guard_http_rejects_total{cause=\"malformed\",face=\"proxy\"}";
     assert_eq!(bed.guard.metric(series), 5.0);
     bed.end();
@@ -437,7 +442,7 @@ fn only_our_words_about_identity_and_hop_reach_the_backend() {
         "X-Forwarded-Server",
         "Forwarded",
     ];
-    let spellings: [fn(&str) -> String; 8] = [
+    let spellings: [fn(&str) -> String; 10] = [
         |name| name.to_owned(),
         |name| name.to_ascii_lowercase(),
         |name| name.to_ascii_uppercase(),
@@ -446,6 +451,8 @@ fn only_our_words_about_identity_and_hop_reach_the_backend() {
         |name| name.replacen('-', "_", 1),
         |name| name.replacen('-', ".", 1).to_ascii_lowercase(),
         |name| name.to_ascii_uppercase().replace('-', "_"),
+        |name| name.replace('-', "~"),
+        |name| name.replacen('-', "!", 1),
     ];
     let mut lines: Vec<String> = Vec::new();
     for name in names {
