@@ -82,8 +82,11 @@ impl Head {
         let keep_alive = keep_alive(&all);
         let nominated = |name: &HeaderName| options.iter().any(|option| option == name.as_str());
         let mut headers = HeaderMap::with_capacity(all.len());
+        // Where there can be no body there is no length either (RFC 9110 section 8.6).
+        let empty =
+            |name: &HeaderName| status == StatusCode::NO_CONTENT && name == header::CONTENT_LENGTH;
         for (name, value) in &all {
-            if !is_hop_by_hop(name.as_str()) && !nominated(name) {
+            if !empty(name) && !is_hop_by_hop(name.as_str()) && !nominated(name) {
                 headers.append(name, value.clone());
             }
         }
