@@ -25,6 +25,8 @@ struct Bed {
     backend: Recorder,
     good: Option<Good>,
     read: usize,
+    /// Of the guard's memory at the start.
+    bytes: f64,
 }
 
 impl Bed {
@@ -36,7 +38,9 @@ impl Bed {
         // One worker, so that all share its connections to the backend.
         let guard = setup(Setup::new(backend.address).proxy("workers: 1")).start();
         let good = Some(Good::start(guard.proxy));
-        Self { guard, backend, good, read: 0 }
+        let bytes = guard.metric(MEMORY);
+        assert!(bytes > 0.0);
+        Self { guard, backend, good, read: 0, bytes }
     }
 
     /// Sends these bytes on a connection of its own; all answers until it is closed.
@@ -64,11 +68,16 @@ impl Bed {
     /// The good client has noticed nothing, and nothing else has reached the backend.
     fn end(mut self) {
         self.good.take().expect("running").end();
+        let grown = self.guard.metric(MEMORY) - self.bytes;
+        assert!(grown < GROWTH_MAX, "{grown} bytes more");
         assert!(self.forwarded().is_empty(), "something came late");
         self.backend.check();
         assert!(!self.guard.diagnostics().contains("panicked"), "{}", self.guard.diagnostics());
     }
 }
+
+const MEMORY: &str = "process_resident_memory_bytes";
+const GROWTH_MAX: f64 = 96.0 * 1024.0 * 1024.0;
 
 /// A client that asks one thing after another and looks at each answer.
 struct Good {

@@ -43,6 +43,9 @@ impl Peer {
             let mut requests = requests.ready().await.ok()?;
             let answer = requests.send_request(request, true).ok()?.0.await.ok()?;
             let (parts, mut rest) = answer.into_parts();
+            // Not even a length (RFC 9110 section 8.6).
+            let says_more = parts.headers.contains_key("content-length");
+            assert!(parts.status != 204 || !says_more, "a length where there is no body");
             let mut body = Vec::new();
             while let Some(piece) = rest.data().await {
                 let piece = piece.ok()?;
