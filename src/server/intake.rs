@@ -198,3 +198,64 @@ impl Intake {
         self.stage = Stage::Closed;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is shown of bytes that arrive in pieces of `step`, request by request; each is taken to
+    /// be answered once nothing more of it comes.
+    fn shown(bytes: &str, step: usize) -> Vec<String> {
+        let mut intake = Intake::new(200);
+        let mut requests = vec![Vec::new()];
+        let mut pieces = bytes.as_bytes().chunks(step);
+        loop {
+            let part = intake.show(7).expect("well framed");
+            let request = requests.last_mut().expect("one at least");
+            if !part.is_empty() {
+                request.extend_from_slice(&part);
+            } else if intake.is_waiting() && intake.fault().is_none() && !request.is_empty() {
+                intake.next();
+                requests.push(Vec::new());
+            } else if let Some(piece) = pieces.next().filter(|_| intake.fault().is_none()) {
+                let passed = intake.pass(piece);
+                request.extend_from_slice(&piece[..passed]);
+            } else {
+                break;
+            }
+        }
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        requests.into_iter().map(text).filter(|it| !it.is_empty()).collect()
+    }
+
+    #[test]
+    fn requests_are_shown_one_by_one_however_they_arrive() {
+        let get = "GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
+        let sized = "POST /b HTTP/1.1\r\nContent-Length: 20\r\n\r\nGET / HTTP/1.1\r\n\r\n\r\n";
+        let chunked =
+            "POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na\r\n\r\n0\r\nX: y\r\n\r\n";
+        let all = [get, sized, "\r\n", get, chunked, chunked, "\r\n\r\n", sized, get].concat();
+        for step in 1..=all.len() {
+            let expected = [get, sized, get, chunked, chunked, sized, get];
+            assert_eq!(shown(&all, step), expected, "in pieces of {step}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_shown_of_a_faulty_head_nor_of_what_is_behind_it() {
+        let get = "GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
+        let stand_in = "GET /b HTTP/1.1\r\nConnection: close\r\n\r\n";
+        let long = format!("GET /b HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(200));
+        for fault in [
+            "GET /b HTTP/1.1\r\nContent-Length: +1\r\n\r\n",
+            "GET /b HTTP/1.1\nX: y\r\n\r\n",
+            "GET /b#c HTTP/1.1\r\n\r\n",
+            &long,
+        ] {
+            let all = [get, fault, get].concat();
+            for step in 1..=all.len() {
+                assert_eq!(shown(&all, step), [get, stand_in], "{fault:?} in pieces of {step}");
+            }
+        }
+    }
+}
