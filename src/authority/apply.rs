@@ -14,6 +14,8 @@ use crate::credential::{Credential, Expiry, Revision, Status, TenantId, TokenDig
 pub struct Applier {
     authority: Arc<Authority>,
     table: Table,
+    /// The latest change of each tenant that is known, its deletion included.
+    tenants: HashMap<TenantId, Revision>,
     /// Returns once every worker has come round its loop.
     round: Box<dyn Fn() + Send>,
     /// Whether anything has changed since the last round, and since the last census.
@@ -23,7 +25,8 @@ pub struct Applier {
 
 impl Applier {
     pub fn new(authority: Arc<Authority>, round: Box<dyn Fn() + Send>) -> Self {
-        Self { authority, table: Table::new(), round, unsettled: false, uncounted: true }
+        let (table, tenants) = (Table::new(), HashMap::new());
+        Self { authority, table, tenants, round, unsettled: false, uncounted: true }
     }
 
     pub fn authority(&self) -> &Arc<Authority> {
@@ -58,7 +61,7 @@ impl Applier {
                 self.act(|table, index, changed| table.remove(&key, *revision, index, changed));
             }
             Change::Tenant(row) => self.put_tenant(row),
-            Change::TenantDeleted { tenant, .. } => self.forget_tenant(tenant),
+            Change::TenantDeleted { tenant, revision } => self.forget_tenant(tenant, *revision),
         }
     }
 
@@ -69,13 +72,13 @@ impl Applier {
 
     /// Merges a whole listing that was begun at `floor`.
     pub fn list(&mut self, rows: Vec<Row>, tenants: &[TenantRow], floor: Revision) {
-        self.replace_tenants(tenants, &rows);
+        self.replace_tenants(tenants, &rows, floor);
         self.act(|table, index, changed| table.list(rows, floor, index, changed));
     }
 
     /// Makes the table what a listing of another history says.
     pub fn rebase(&mut self, rows: Vec<Row>, tenants: &[TenantRow]) {
-        self.replace_tenants(tenants, &rows);
+        self.replace_tenants(tenants, &rows, Revision(u64::MAX));
         self.act(|table, index, changed| table.rebase(rows, index, changed));
     }
 
@@ -87,7 +90,7 @@ impl Applier {
                 let key = (tenant.clone(), id.clone());
                 self.act(|table, index, changed| table.strike(&key, index, changed));
             }
-            Change::Tenant(row) if row.synchronization == Status::Disabled => self.put_tenant(row),
+            Change::Tenant(row) if row.synchronization == Status::Disabled => self.switch(row),
             Change::Tenant(_) | Change::TenantDeleted { .. } => {}
         }
     }
@@ -122,32 +125,42 @@ impl Applier {
         state
     }
 
+    /// Takes a tenant's row, unless a newer one is here or has been.
     fn put_tenant(&mut self, row: &TenantRow) {
+        let known = self.tenants.entry(row.tenant.clone()).or_default();
+        if *known < row.revision {
+            *known = row.revision;
+            self.switch(row);
+        }
+    }
+
+    fn switch(&mut self, row: &TenantRow) {
         let state = self.tenant(&row.tenant);
         self.unsettled |= state.set_synchronization(row.synchronization);
     }
 
-    fn forget_tenant(&mut self, tenant: &TenantId) {
+    fn forget_tenant(&mut self, tenant: &TenantId, revision: Revision) {
+        self.tenants.insert(tenant.clone(), revision);
         let mut tenants = HashMap::clone(&self.authority.tenants.load());
         tenants.remove(tenant);
         self.authority.tenants.store(Arc::new(tenants));
     }
 
+    /// Makes the tenants those of a listing, but for what has changed since it was begun at `floor`.
     /// Keeps the states of tenants that go on: grants hold them.
-    fn replace_tenants(&mut self, tenants: &[TenantRow], rows: &[Row]) {
+    fn replace_tenants(&mut self, tenants: &[TenantRow], rows: &[Row], floor: Revision) {
         let old = self.authority.tenants.load_full();
+        self.tenants.retain(|_, changed| *changed > floor);
+        let changed = |tenant: &&TenantId| self.tenants.contains_key(*tenant);
+        let deleted = |tenant: &&TenantId| changed(tenant) && !old.contains_key(*tenant);
+        let named = rows.iter().map(|row| &row.credential.tenant);
+        let listed = tenants.iter().map(|row| &row.tenant).chain(named);
+        let present = listed.filter(|it| !deleted(it)).chain(old.keys().filter(changed));
         let state = |tenant: &TenantId| {
             let known = old.get(tenant).cloned();
-            known.unwrap_or_else(|| Arc::new(TenantState::enabled()))
+            (tenant.clone(), known.unwrap_or_else(|| Arc::new(TenantState::enabled())))
         };
-        let mut new = HashMap::new();
-        let named = rows.iter().map(|row| &row.credential.tenant);
-        for tenant in tenants.iter().map(|row| &row.tenant).chain(named) {
-            if !new.contains_key(tenant) {
-                new.insert(tenant.clone(), state(tenant));
-            }
-        }
-        self.authority.tenants.store(Arc::new(new));
+        self.authority.tenants.store(Arc::new(present.map(state).collect()));
         tenants.iter().for_each(|row| self.put_tenant(row));
     }
 
@@ -193,3 +206,36 @@ impl Applier {
 
 /// Credentials whose end is a metric.
 const SOONEST: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::telemetry::metrics::Metrics;
+
+    #[test]
+    fn a_late_listing_neither_switches_a_tenant_back_nor_brings_it_back() {
+        let text = "credentials: { source: file, file: { path: c.yaml } }";
+        let config = Config::parse(text, std::path::Path::new("/")).expect("valid").credentials;
+        let authority = Authority::new(&config, Arc::new(Metrics::new()));
+        let mut applier = Applier::new(Arc::clone(&authority), Box::new(|| {}));
+        let id = |name| TenantId::parse(name).expect("valid");
+        let row = |name, synchronization, revision| {
+            let revision = Revision(revision);
+            TenantRow { tenant: id(name), synchronization, revision }
+        };
+        let listing = [row("z-1", Status::Enabled, 1), row("z-2", Status::Enabled, 2)];
+        applier.list(Vec::new(), &listing, Revision(3));
+        applier.change(&Change::Tenant(row("z-1", Status::Disabled, 4)));
+        applier.change(&Change::TenantDeleted { tenant: id("z-2"), revision: Revision(5) });
+        applier.change(&Change::Tenant(row("z-3", Status::Enabled, 6)));
+        let switch = |name: &str| authority.tenants.load().get(name).map(|it| it.synchronizes());
+        applier.list(Vec::new(), &listing, Revision(3));
+        assert_eq!(["z-1", "z-2", "z-3"].map(switch), [Some(false), None, Some(true)]);
+        applier.list(Vec::new(), &[row("z-1", Status::Enabled, 7)], Revision(7));
+        assert_eq!(["z-1", "z-2", "z-3"].map(switch), [Some(true), None, None]);
+        // Another store's numbers mean nothing.
+        applier.rebase(Vec::new(), &[row("z-1", Status::Disabled, 2)]);
+        assert_eq!(switch("z-1"), Some(false));
+    }
+}
