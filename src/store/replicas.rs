@@ -185,6 +185,7 @@ impl Replicas {
                 .await?;
         }
         self.note(instance, report, head.position.revision, now);
+        self.settles_by(&head, now);
         self.news.notify_waiters();
         Ok(head)
     }
@@ -365,5 +366,46 @@ fn progress(
     match (known.report.max_stale + GRACE).checked_sub(waited) {
         Some(rest) => (Progress::Pending, Some(rest)),
         None => (Progress::Expired, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::AuditEntry;
+    use crate::store::memory::Memory;
+
+    #[tokio::test]
+    async fn the_wait_for_replicas_never_heard_begins_with_the_history_and_not_with_the_question() {
+        let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        let store = Arc::new(Memory::new(clock.now().wall));
+        let max_stale = Duration::from_secs(60);
+        let loaded = Replicas::load(store.clone(), max_stale, clock.now()).await;
+        let replicas = loaded.expect("it works");
+        let audit = AuditEntry {
+            time: clock.now().wall,
+            actor: "test".to_owned(),
+            peer: String::new(),
+            request_id: String::new(),
+            action: "history.accept",
+            tenant: None,
+            credential_id: None,
+            detail: String::new(),
+        };
+        let head = store.accept(audit).await.expect("it works");
+        let report = Report {
+            name: "host".to_owned(),
+            applied: Some(head.position),
+            max_stale,
+            would_revive: Vec::new(),
+            used: Vec::new(),
+        };
+        replicas.report("a", report, &clock.now()).await.expect("it works");
+        for (seconds, complete) in [(70, false), (1, true)] {
+            clock.advance(Duration::from_secs(seconds));
+            let receipt = replicas.receipt(Revision(0), &clock.now()).await.expect("it works");
+            assert_eq!(receipt.expect("it was made").complete, complete);
+        }
     }
 }
