@@ -8,14 +8,14 @@
 //! here. And a store whose present does not follow from what we hold is *disputed*: only what takes
 //! rights away is taken from it, until an operator accepts it.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use super::listing::{Listing, Needs};
 use super::{Answer, Applier};
 use crate::clock::{Now, Timestamp, Uptime};
 use crate::config::Credentials;
 use crate::credential::feed::{
-    Changes, Gone, Head, History, Page, PageKey, Position, Report, Row, TenantRow, Use,
+    Change, Changes, Gone, Head, History, Page, PageKey, Position, Report, Row, TenantRow, Use,
 };
 use crate::credential::{Credential, Expiry, Revision, Status, TokenDigest};
 use crate::source::FeedError;
@@ -111,7 +111,7 @@ pub struct Follower {
     /// Up to where the store was followed. It is `held`, except in a dispute.
     cursor: Option<Position>,
     disputed: bool,
-    listing: Option<Listing>,
+    survey: Option<Survey>,
     /// When the last whole listing began.
     listed: Option<Uptime>,
     poll: Option<u64>,
@@ -135,16 +135,15 @@ pub struct Follower {
     tickets: u64,
 }
 
-struct Listing {
+/// A listing under way.
+struct Survey {
+    /// Of the question that is open.
     ticket: u64,
     purpose: Purpose,
     begun: Uptime,
     /// What was held when it began.
     held: Option<Position>,
-    /// The head of the first page.
-    floor: Option<Head>,
-    rows: Vec<Row>,
-    tenants: Vec<TenantRow>,
+    listing: Listing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +192,7 @@ impl Follower {
             held: None,
             cursor: None,
             disputed: false,
-            listing: None,
+            survey: None,
             listed: None,
             poll: None,
             polled: None,
@@ -230,7 +229,12 @@ impl Follower {
         match event {
             Event::Tick => {}
             Event::Reported(reply) => self.reported(reply, now, &mut asks),
-            Event::Page { ticket, reply } => self.page(ticket, reply, now, &mut asks),
+            Event::Page { ticket, reply } if self.surveys(ticket) => {
+                self.listed(reply, Listing::add_page, now, &mut asks);
+            }
+            Event::Polled { ticket, reply, .. } if self.surveys(ticket) => {
+                self.listed(reply, Listing::add_changes, now, &mut asks);
+            }
             Event::Polled { ticket, after, reply } if self.poll == Some(ticket) => {
                 self.poll = None;
                 self.polled(&after, reply, now, &mut asks);
@@ -242,7 +246,10 @@ impl Follower {
             Event::StreamEnded { ticket, why } if self.stream.ticket == Some(ticket) => {
                 self.stream_ended(why, now, &mut asks);
             }
-            Event::Polled { .. } | Event::Streamed { .. } | Event::StreamEnded { .. } => {}
+            Event::Page { .. }
+            | Event::Polled { .. }
+            | Event::Streamed { .. }
+            | Event::StreamEnded { .. } => {}
             Event::Wanted(digest) => asks.push(match self.held {
                 Some(_) if !self.disputed => Ask::Lookup(digest),
                 _ => Ask::Answer(digest, Answer::Undecided),
@@ -262,7 +269,7 @@ impl Follower {
         if self.reporting.is_none() && (due || (self.unreported && self.failures == 0)) {
             self.report(now, asks);
         }
-        let Some(cursor) = self.cursor.clone().filter(|_| self.listing.is_none()) else { return };
+        let Some(cursor) = self.cursor.clone().filter(|_| self.survey.is_none()) else { return };
         let passed =
             |then: Option<Uptime>, span| then.is_none_or(|then| now.boot.since(then) >= span);
         if passed(self.listed, RELIST) {
@@ -345,7 +352,7 @@ impl Follower {
                 self.unconfirmed = Some((sent, head.position));
                 self.confirm();
                 let behind = self.unconfirmed.is_some() && self.stream.ticket.is_none();
-                if behind && self.poll.is_none() && self.listing.is_none() {
+                if behind && self.poll.is_none() && self.survey.is_none() {
                     let cursor = self.cursor.clone().expect("a successor follows on something");
                     self.ask_changes(cursor, now, asks);
                 }
@@ -400,7 +407,7 @@ impl Follower {
         );
         self.disputed = true;
         self.tell_dispute(true);
-        (self.cursor, self.poll, self.listing, self.unconfirmed) = (None, None, None, None);
+        (self.cursor, self.poll, self.survey, self.unconfirmed) = (None, None, None, None);
         self.stream = Stream::default();
         self.want(Purpose::Restrict, now, asks);
     }
@@ -414,7 +421,7 @@ impl Follower {
         }
         if self.cursor.as_ref().is_none_or(|cursor| cursor.history != *history) {
             self.want(Purpose::Restrict, now, asks);
-        } else if held.history == *history && self.poll.is_none() && self.listing.is_none() {
+        } else if held.history == *history && self.poll.is_none() && self.survey.is_none() {
             // It looks like ours again: whether it knows what we hold, it must say.
             self.ask_changes(held, now, asks);
         }
@@ -430,53 +437,41 @@ impl Follower {
 
     /// Begins a listing, unless one of the kind is under way.
     fn want(&mut self, purpose: Purpose, now: &Now, asks: &mut Vec<Ask>) {
-        if self.listing.as_ref().is_none_or(|listing| listing.purpose != purpose) {
+        if self.survey.as_ref().is_none_or(|survey| survey.purpose != purpose) {
             self.list(purpose, now, asks);
         }
     }
 
     fn list(&mut self, purpose: Purpose, now: &Now, asks: &mut Vec<Ask>) {
-        let ticket = self.ticket();
-        self.listing = Some(Listing {
-            ticket,
-            purpose,
-            begun: now.boot,
-            held: self.held.clone(),
-            floor: None,
-            rows: Vec::new(),
-            tenants: Vec::new(),
-        });
+        let (ticket, held) = (self.ticket(), self.held.clone());
+        let listing = Listing::default();
+        self.survey = Some(Survey { ticket, purpose, begun: now.boot, held, listing });
         asks.push(Ask::Page { ticket, after: None });
     }
 
-    fn page(
+    /// Adds an answer to the listing that has asked for it.
+    fn listed<T>(
         &mut self,
-        ticket: u64,
-        reply: Result<Page, FeedError>,
+        reply: Result<T, FeedError>,
+        add: impl FnOnce(&mut Listing, T) -> Result<Needs, String>,
         now: &Now,
         asks: &mut Vec<Ask>,
     ) {
-        let Some(mut listing) = self.listing.take_if(|listing| listing.ticket == ticket) else {
-            return;
-        };
-        let page = match reply {
-            Ok(page) => page,
+        let mut survey = self.survey.take().expect("it has asked");
+        // Each question has a ticket of its own: an answer that comes twice counts once.
+        let (ticket, purpose) = (self.ticket(), survey.purpose);
+        survey.ticket = ticket;
+        let needs = reply.map_err(|why| why.to_string());
+        match needs.and_then(|reply| add(&mut survey.listing, reply)) {
             // The next report's answer leads here again.
-            Err(why) => return self.listing_failed(listing.purpose, &why.to_string(), now),
-        };
-        let floor = listing.floor.get_or_insert_with(|| page.head.clone());
-        if page.head.position.history != floor.position.history {
-            let why = "another history began meanwhile";
-            return self.listing_failed(listing.purpose, why, now);
+            Err(why) => return self.listing_failed(purpose, &why, now),
+            Ok(Needs::Page(after)) => asks.push(Ask::Page { ticket, after: Some(after) }),
+            Ok(Needs::Changes(after)) if purpose != Purpose::Restrict => {
+                asks.push(Ask::Poll { ticket, after });
+            }
+            Ok(Needs::Nothing | Needs::Changes(_)) => return self.listed_whole(survey, now),
         }
-        listing.rows.extend(page.rows);
-        listing.tenants.extend(page.tenants);
-        if page.next.is_some() {
-            asks.push(Ask::Page { ticket, after: page.next });
-            self.listing = Some(listing);
-            return;
-        }
-        self.listed_whole(listing, now);
+        self.survey = Some(survey);
     }
 
     fn listing_failed(&mut self, purpose: Purpose, why: &str, now: &Now) {
@@ -488,12 +483,9 @@ impl Follower {
         self.report_due = Some(now.boot.plus(backoff(1)));
     }
 
-    fn listed_whole(&mut self, listing: Listing, now: &Now) {
-        let Listing { purpose, begun, held, floor, rows, tenants, .. } = listing;
-        let floor = floor.expect("a whole listing has a first page");
-        if let Some(twin) = twin(&rows) {
-            return self.listing_failed(purpose, &format!("{twin} is there twice"), now);
-        }
+    fn listed_whole(&mut self, survey: Survey, now: &Now) {
+        let Survey { purpose, begun, held, listing, .. } = survey;
+        let (floor, rows, tenants) = listing.into_parts();
         // As far as the store says now, and not further back than when it was asked.
         let relation = self.relation(&floor, held.as_ref());
         let counts = match purpose {
@@ -551,7 +543,7 @@ impl Follower {
             self.applier.restrict_row(&row.credential);
         }
         for tenant in tenants {
-            self.applier.restrict(&crate::credential::feed::Change::Tenant(tenant.clone()));
+            self.applier.restrict(&Change::Tenant(tenant.clone()));
         }
     }
 
@@ -680,20 +672,14 @@ impl Follower {
         }
     }
 
+    fn surveys(&self, ticket: u64) -> bool {
+        self.survey.as_ref().is_some_and(|survey| survey.ticket == ticket)
+    }
+
     fn ticket(&mut self) -> u64 {
         self.tickets += 1;
         self.tickets
     }
-}
-
-/// A credential or digest that a listing has twice.
-fn twin(rows: &[Row]) -> Option<String> {
-    let (mut keys, mut digests) = (HashSet::new(), HashMap::new());
-    rows.iter().find_map(|row| {
-        let other = digests.insert(row.credential.digest, &row.credential.id);
-        let fresh = keys.insert((&row.credential.tenant, &row.credential.id)) && other.is_none();
-        (!fresh).then(|| row.credential.id.to_string())
-    })
 }
 
 /// 100 ms, doubling to 5 s.

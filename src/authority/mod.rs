@@ -6,6 +6,7 @@ mod cache;
 pub mod drive;
 pub mod files;
 pub mod follow;
+mod listing;
 mod table;
 
 use std::cell::RefCell;
