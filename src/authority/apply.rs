@@ -41,6 +41,11 @@ impl Applier {
         self.table.get(key)
     }
 
+    /// Whether a row of the table has this digest.
+    pub fn knows(&self, digest: &TokenDigest) -> bool {
+        self.authority.index.get(digest).is_some()
+    }
+
     pub fn used_since(&self, time: Timestamp) -> impl Iterator<Item = Use> {
         self.table.used_since(time)
     }

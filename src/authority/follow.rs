@@ -132,7 +132,18 @@ pub struct Follower {
     /// Uses from here on are not among them yet.
     used_from: Timestamp,
     would_revive: Vec<PageKey>,
+    awaited: Vec<Awaited>,
+    /// Of the last poll after which there was nothing more to be had.
+    caught_up: u64,
     tickets: u64,
+}
+
+/// A token that the store knows by a change which is not here yet.
+struct Awaited {
+    digest: TokenDigest,
+    revision: Revision,
+    /// The last ticket that was given out before. A later poll brings the change.
+    since: u64,
 }
 
 /// A listing under way.
@@ -206,6 +217,8 @@ impl Follower {
             unsaid: Vec::new(),
             used_from: now.wall,
             would_revive: Vec::new(),
+            awaited: Vec::new(),
+            caught_up: 0,
             tickets: 0,
         }
     }
@@ -238,6 +251,9 @@ impl Follower {
             Event::Polled { ticket, after, reply } if self.poll == Some(ticket) => {
                 self.poll = None;
                 self.polled(&after, reply, now, &mut asks);
+                if self.poll.is_none() {
+                    self.caught_up = ticket;
+                }
             }
             Event::Streamed { ticket, after, changes } if self.stream.ticket == Some(ticket) => {
                 self.stream.failures = 0;
@@ -254,11 +270,9 @@ impl Follower {
                 Some(_) if !self.disputed => Ask::Lookup(digest),
                 _ => Ask::Answer(digest, Answer::Undecided),
             }),
-            Event::LookedUp { digest, reply } => {
-                let answer = self.looked_up(&digest, reply);
-                asks.push(Ask::Answer(digest, answer));
-            }
+            Event::LookedUp { digest, reply } => self.looked_up(digest, reply, &mut asks),
         }
+        self.answer_awaited(&mut asks);
         self.go_on(now, &mut asks);
         asks
     }
@@ -276,7 +290,8 @@ impl Follower {
             let purpose = if self.disputed { Purpose::Restrict } else { Purpose::Refresh };
             return self.list(purpose, now, asks);
         }
-        if self.poll.is_none() && passed(self.polled, self.terms.refresh) {
+        let due = passed(self.polled, self.terms.refresh) || !self.awaited.is_empty();
+        if self.poll.is_none() && due {
             self.ask_changes(cursor.clone(), now, asks);
         }
         if self.stream.ticket.is_none() && self.stream.retry.is_none_or(|retry| retry <= now.boot) {
@@ -650,26 +665,43 @@ impl Follower {
         self.applier.take_census(true, now);
     }
 
+    // Lookups.
+
+    /// A row that is looked up never goes into the table by itself: it is of a later state than the
+    /// rest, of which the position that we report says nothing. The changes up to it are fetched.
     fn looked_up(
         &mut self,
-        digest: &TokenDigest,
+        digest: TokenDigest,
         reply: Result<(Head, Option<Row>), FeedError>,
-    ) -> Answer {
-        let (Ok((head, row)), Some(held)) = (reply, &self.held) else { return Answer::Undecided };
-        // Only what follows from what we hold counts.
-        if self.disputed || head.position.history != held.history {
-            return Answer::Undecided;
-        }
-        match row {
-            // What is not newer than the table, the table would have; it was removed since.
-            Some(row) if row.revision > held.revision && row.credential.digest == *digest => {
-                self.applier.put(row);
-                self.applier.settle();
-                Answer::Known
+        asks: &mut Vec<Ask>,
+    ) {
+        let ours = |head: &Head| {
+            let held = self.held.as_ref().filter(|_| !self.disputed);
+            held.is_some_and(|held| held.history == head.position.history)
+        };
+        match reply {
+            Ok((head, Some(row))) if ours(&head) => {
+                self.awaited.push(Awaited { digest, revision: row.revision, since: self.tickets });
             }
-            Some(row) if self.applier.get(&row.key()).is_some() => Answer::Known,
-            _ => Answer::Unknown,
+            Ok((head, None)) if ours(&head) => asks.push(Ask::Answer(digest, Answer::Unknown)),
+            _ => asks.push(Ask::Answer(digest, Answer::Undecided)),
         }
+    }
+
+    fn answer_awaited(&mut self, asks: &mut Vec<Ask>) {
+        let held = self.held.as_ref().map_or(Revision(0), |held| held.revision);
+        self.awaited.retain(|token| {
+            let answer = if self.applier.knows(&token.digest) {
+                Answer::Known
+            } else if self.disputed || token.revision <= held || token.since < self.caught_up {
+                // It was removed again, or its store was; or the changes are not to be had now.
+                Answer::Undecided
+            } else {
+                return true;
+            };
+            asks.push(Ask::Answer(token.digest, answer));
+            false
+        });
     }
 
     fn surveys(&self, ticket: u64) -> bool {
