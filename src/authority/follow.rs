@@ -352,6 +352,12 @@ impl Follower {
         self.failures = 0;
         self.unsaid.truncate(self.unsaid.len() - uses);
         self.report_due = Some(now.boot.plus(self.terms.report_interval()));
+        let history = |it: &Option<Position>| it.as_ref().map(|it| it.history.clone());
+        if history(&told) != history(&self.held) {
+            // It is about a table that is here no more.
+            self.unreported = true;
+            return;
+        }
         let relation = self.relation(&head, told.as_ref());
         if self.disputed && self.held.is_some() {
             return self.reconsider(relation, &head, now, asks);
@@ -379,9 +385,16 @@ impl Follower {
     fn relation(&self, head: &Head, told: Option<&Position>) -> Relation {
         let Some(held) = &self.held else { return Relation::First };
         let position = &head.position;
-        if position.history != held.history {
-            let accepted = head.accepts.contains(&held.history)
-                || self.terms.accept_history.as_ref() == Some(&position.history);
+        let other = position.history != held.history;
+        if other && self.terms.accept_history.as_ref() == Some(&position.history) {
+            return Relation::Accepted;
+        }
+        // What somebody else holds of it, it has lost: perhaps what would be taken away here next.
+        if head.disputed {
+            return Relation::Rewound;
+        }
+        if other {
+            let accepted = head.accepts.contains(&held.history);
             return if accepted { Relation::Accepted } else { Relation::Rewound };
         }
         let lost = |told: &Position| {
@@ -396,7 +409,9 @@ impl Follower {
     /// The table is fresh as of a report once the head that answered it is applied.
     fn confirm(&mut self) {
         let (Some((sent, head)), Some(held)) = (&self.unconfirmed, &self.held) else { return };
-        if !self.disputed && held.history == head.history && held.revision >= head.revision {
+        let applied =
+            held == head || (held.history == head.history && held.revision > head.revision);
+        if !self.disputed && applied {
             self.applier.authority().confirm(*sent);
             self.unconfirmed = None;
         }
@@ -436,7 +451,11 @@ impl Follower {
         }
         if self.cursor.as_ref().is_none_or(|cursor| cursor.history != *history) {
             self.want(Purpose::Restrict, now, asks);
-        } else if held.history == *history && self.poll.is_none() && self.survey.is_none() {
+        } else if held.history == *history
+            && !head.disputed
+            && self.poll.is_none()
+            && self.survey.is_none()
+        {
             // It looks like ours again: whether it knows what we hold, it must say.
             self.ask_changes(held, now, asks);
         }
@@ -503,6 +522,11 @@ impl Follower {
         let (floor, rows, tenants) = listing.into_parts();
         // As far as the store says now, and not further back than when it was asked.
         let relation = self.relation(&floor, held.as_ref());
+        // What must not be taken as a whole still takes away.
+        let purpose = match purpose {
+            Purpose::Rebase if self.disputed && relation == Relation::Rewound => Purpose::Restrict,
+            purpose => purpose,
+        };
         let counts = match purpose {
             Purpose::Rebase if relation == Relation::First => !floor.disputed,
             Purpose::Rebase => relation != Relation::Rewound,
@@ -579,12 +603,11 @@ impl Follower {
         asks: &mut Vec<Ask>,
     ) {
         let at_cursor = self.cursor.as_ref().is_some_and(|it| it.history == after.history);
+        let ours = self.disputed && self.held.as_ref() == Some(after);
         match reply {
             // The store knows what we hold: it is ours after all.
-            Ok(_) if self.disputed && self.held.as_ref() == Some(after) => {
-                self.lost = false;
-                self.want(Purpose::Rebase, now, asks);
-            }
+            Ok(known) if ours && !known.head.disputed => self.ours_after_all(now, asks),
+            Err(FeedError::Gone(Gone::Compacted)) if ours => self.ours_after_all(now, asks),
             Ok(changes) => {
                 let more = changes.position.revision < changes.head.position.revision;
                 self.take(after.revision, changes, now);
@@ -597,6 +620,11 @@ impl Follower {
             }
             Err(_) => {}
         }
+    }
+
+    fn ours_after_all(&mut self, now: &Now, asks: &mut Vec<Ask>) {
+        self.lost = false;
+        self.want(Purpose::Rebase, now, asks);
     }
 
     fn stream_ended(&mut self, why: FeedError, now: &Now, asks: &mut Vec<Ask>) {
@@ -653,7 +681,8 @@ impl Follower {
     /// What was changed counts from here on.
     fn applied(&mut self, now: &Now) {
         self.applier.settle();
-        self.unreported = true;
+        // In a dispute the position stays: news of it would be answered with more to look at.
+        self.unreported = !self.disputed;
         self.confirm();
         let revision = self.held.as_ref().map_or(0, |held| held.revision.0);
         self.applier.authority().metrics.table_revision.set(revision as i64);
