@@ -789,7 +789,7 @@ mod tests {
             accepts: Vec::new(),
             began: clock.now().wall,
         };
-        let mut told = HashSet::new();
+        let mut told = std::collections::HashSet::new();
         for (answered, count) in [(false, USED_MAX), (true, USED_MAX), (true, 1), (true, 0)] {
             clock.advance(REPORT_INTERVAL_MAX);
             let asks = follower.step(Event::Tick, &clock.now());
