@@ -120,7 +120,7 @@ pub struct Follower {
     lost: bool,
     stream: Stream,
     /// The report under way: when it was sent, the position told, and how many uses.
-    reporting: Option<(Now, Option<Position>, usize)>,
+    reporting: Option<Sent>,
     report_due: Option<Uptime>,
     /// Whether something was applied since the last report.
     unreported: bool,
@@ -146,6 +146,14 @@ struct Awaited {
     since: u64,
 }
 
+/// A report that is not answered yet, and what it told.
+struct Sent {
+    at: Now,
+    applied: Option<Position>,
+    max_stale: Duration,
+    uses: usize,
+}
+
 /// A listing under way.
 struct Survey {
     /// Of the question that is open.
@@ -155,6 +163,8 @@ struct Survey {
     /// What was held when it began.
     held: Option<Position>,
     listing: Listing,
+    /// Whether all of it is there, and only the store's word is missing that it knows what is held.
+    whole: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,7 +256,11 @@ impl Follower {
                 self.listed(reply, Listing::add_page, now, &mut asks);
             }
             Event::Polled { ticket, reply, .. } if self.surveys(ticket) => {
-                self.listed(reply, Listing::add_changes, now, &mut asks);
+                if self.survey.as_ref().is_some_and(|survey| survey.whole) {
+                    self.vouched(reply, now);
+                } else {
+                    self.listed(reply, Listing::add_changes, now, &mut asks);
+                }
             }
             Event::Polled { ticket, after, reply } if self.poll == Some(ticket) => {
                 self.poll = None;
@@ -310,8 +324,10 @@ impl Follower {
         }
         let used = self.unsaid.iter().rev().take(USED_MAX).cloned().collect::<Vec<_>>();
         self.unreported = false;
-        self.reporting = Some((*now, self.held.clone(), used.len()));
-        asks.push(Ask::Report(self.report_with(used)));
+        let report = self.report_with(used);
+        let (applied, max_stale) = (report.applied.clone(), report.max_stale);
+        self.reporting = Some(Sent { at: *now, applied, max_stale, uses: report.used.len() });
+        asks.push(Ask::Report(report));
     }
 
     fn report_with(&self, used: Vec<Use>) -> Report {
@@ -336,7 +352,8 @@ impl Follower {
     }
 
     fn reported(&mut self, reply: Result<Head, FeedError>, now: &Now, asks: &mut Vec<Ask>) {
-        let Some((sent, told, uses)) = self.reporting.take() else { return };
+        let Some(sent) = self.reporting.take() else { return };
+        let Sent { at: sent, applied: told, max_stale, uses } = sent;
         let metrics = &self.applier.authority().metrics;
         let result = if reply.is_ok() { "success" } else { "failure" };
         metrics.source_refresh.with_label_values(&[result]).inc();
@@ -350,6 +367,8 @@ impl Follower {
             }
         };
         self.failures = 0;
+        // From here on receipts wait that long for us, and no longer.
+        self.applier.authority().lease(max_stale);
         self.unsaid.truncate(self.unsaid.len() - uses);
         self.report_due = Some(now.boot.plus(self.terms.report_interval()));
         let history = |it: &Option<Position>| it.as_ref().map(|it| it.history.clone());
@@ -363,14 +382,19 @@ impl Follower {
             return self.reconsider(relation, &head, now, asks);
         }
         match relation {
-            Relation::First if head.disputed => self.wait_for_acceptance(&head),
+            Relation::First if head.disputed && !self.lets_in(&head) => {
+                self.wait_for_acceptance(&head);
+            }
             Relation::First | Relation::Accepted => {
                 self.unconfirmed = Some((sent, head.position));
                 self.want(Purpose::Rebase, now, asks);
             }
             Relation::Rewound => self.dispute(&head, now, asks),
             Relation::Successor => {
-                self.unconfirmed = Some((sent, head.position));
+                // One who is always a little behind gets there for the older head at least.
+                if self.unconfirmed.is_none() {
+                    self.unconfirmed = Some((sent, head.position));
+                }
                 self.confirm();
                 let behind = self.unconfirmed.is_some() && self.stream.ticket.is_none();
                 if behind && self.poll.is_none() && self.survey.is_none() {
@@ -386,11 +410,11 @@ impl Follower {
         let Some(held) = &self.held else { return Relation::First };
         let position = &head.position;
         let other = position.history != held.history;
-        if other && self.terms.accept_history.as_ref() == Some(&position.history) {
+        if other && self.lets_in(head) {
             return Relation::Accepted;
         }
         // What somebody else holds of it, it has lost: perhaps what would be taken away here next.
-        if head.disputed {
+        if head.disputed && !self.lets_in(head) {
             return Relation::Rewound;
         }
         if other {
@@ -404,6 +428,11 @@ impl Follower {
         };
         let lost = self.lost || told.is_some_and(lost);
         if lost { Relation::Rewound } else { Relation::Successor }
+    }
+
+    /// Whether the config lets the store's present in, disputed or not.
+    fn lets_in(&self, head: &Head) -> bool {
+        self.terms.accept_history.as_ref() == Some(&head.position.history)
     }
 
     /// The table is fresh as of a report once the head that answered it is applied.
@@ -479,7 +508,8 @@ impl Follower {
     fn list(&mut self, purpose: Purpose, now: &Now, asks: &mut Vec<Ask>) {
         let (ticket, held) = (self.ticket(), self.held.clone());
         let listing = Listing::default();
-        self.survey = Some(Survey { ticket, purpose, begun: now.boot, held, listing });
+        let (begun, whole) = (now.boot, false);
+        self.survey = Some(Survey { ticket, purpose, begun, held, listing, whole });
         asks.push(Ask::Page { ticket, after: None });
     }
 
@@ -503,9 +533,29 @@ impl Follower {
             Ok(Needs::Changes(after)) if purpose != Purpose::Restrict => {
                 asks.push(Ask::Poll { ticket, after });
             }
-            Ok(Needs::Nothing | Needs::Changes(_)) => return self.listed_whole(survey, now),
+            Ok(Needs::Nothing | Needs::Changes(_)) => match survey.held.clone() {
+                Some(after) if purpose == Purpose::Refresh => {
+                    survey.whole = true;
+                    asks.push(Ask::Poll { ticket, after });
+                }
+                _ => return self.listed_whole(survey, now),
+            },
         }
         self.survey = Some(survey);
+    }
+
+    /// A store that was rewound may have grown beyond what is held since, and then its numbers look
+    /// like those of a successor: only its marks tell.
+    fn vouched(&mut self, reply: Result<Changes, FeedError>, now: &Now) {
+        let survey = self.survey.take().expect("it has asked");
+        match reply {
+            Ok(_) | Err(FeedError::Gone(Gone::Compacted)) => self.listed_whole(survey, now),
+            Err(FeedError::Gone(Gone::Unknown)) => {
+                self.lost = true;
+                self.report_due = Some(now.boot);
+            }
+            Err(why) => self.listing_failed(survey.purpose, &why.to_string(), now),
+        }
     }
 
     fn listing_failed(&mut self, purpose: Purpose, why: &str, now: &Now) {
@@ -528,7 +578,9 @@ impl Follower {
             purpose => purpose,
         };
         let counts = match purpose {
-            Purpose::Rebase if relation == Relation::First => !floor.disputed,
+            Purpose::Rebase if relation == Relation::First => {
+                !floor.disputed || self.lets_in(&floor)
+            }
             Purpose::Rebase => relation != Relation::Rewound,
             Purpose::Refresh => relation == Relation::Successor && !self.disputed,
             Purpose::Restrict => self.disputed,

@@ -37,6 +37,8 @@ pub struct Authority {
     cache: moka::sync::Cache<TokenDigest, Filed<Arc<Grant>>, cache::DigestHash>,
     /// When the source last confirmed what the table holds; none before the first listing.
     confirmed: ArcSwapOption<Now>,
+    /// The longest that the admin API knows us to accept on an unconfirmed table, in milliseconds.
+    leased: AtomicU64,
     /// The source's state is not a successor of ours: nothing that it adds counts.
     disputed: AtomicBool,
     /// Where single tokens can be asked for, if the source can tell.
@@ -210,6 +212,7 @@ impl Authority {
             epochs: Epochs::new(),
             cache,
             confirmed: ArcSwapOption::empty(),
+            leased: AtomicU64::new(u64::MAX),
             disputed: AtomicBool::new(false),
             asks: OnceLock::new(),
             unknown: moka::sync::Cache::builder()
@@ -245,7 +248,13 @@ impl Authority {
             Access::Read => &self.terms.reads,
             Access::Write => &self.terms.writes,
         };
-        self.age(now).is_some_and(|age| age <= millis(most))
+        self.age(now).is_some_and(|age| age <= millis(most).min(millis(&self.leased)))
+    }
+
+    /// The admin API has heard for how long we accept: a longer time that a reload brings counts
+    /// from here on, since receipts rely on the one that was told.
+    fn lease(&self, max_stale: Duration) {
+        self.leased.store(max_stale.as_millis() as u64, Ordering::Relaxed);
     }
 
     pub fn declares(&self, tenant: &str) -> bool {

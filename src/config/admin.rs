@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::tls::Tls;
 use super::value::{Address, AdminUrl, Instant, SecretRef, Span, StoreRef, TenantName, rebase};
 
-/// The admin API that is followed.
+/// The admin API that is followed. All but `accept_history` needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Native {

@@ -475,13 +475,17 @@ impl Config {
         fn admin<T: PartialEq>(old: &Config, new: &Config, key: impl Fn(&Admin) -> &T) -> bool {
             old.admin.as_ref().zip(new.admin.as_ref()).is_some_and(|(a, b)| key(a) != key(b))
         }
+        let without_accepted = |credentials: &Credentials| {
+            let native = credentials.native.clone();
+            native.map(|native| Native { accept_history: None, ..native })
+        };
         let (old, new) = (&self.credentials, &other.credentials);
         [
             ("proxy (as a whole section)", self.proxy.is_some() != other.proxy.is_some()),
             ("proxy.workers", workers(self) != workers(other)),
             ("proxy.limits.connections", connections(self) != connections(other)),
             ("credentials.source", old.source != new.source),
-            ("credentials.native", old.native != new.native),
+            ("credentials.native", without_accepted(old) != without_accepted(new)),
             ("credentials.file", old.file != new.file),
             ("credentials.deny", old.deny != new.deny),
             ("credentials.cache", old.cache != new.cache),

@@ -43,6 +43,8 @@ struct Settling {
 /// What we know of one replica.
 struct Heard {
     report: Report,
+    /// The name and the longest `max_stale` that its lease has; none if it has no lease yet.
+    lease: Option<(String, Duration)>,
     last: Now,
     /// The heads that it was answered with, ascending, each with the arrival of the last report
     /// that was answered so. Revision 0 stands for answers that we do not know.
@@ -56,10 +58,11 @@ impl Heard {
     }
 
     fn answer(&mut self, head: Revision, arrival: Now) {
-        match self.answers.last_mut() {
-            Some((known, last)) if *known >= head => *last = arrival,
-            _ => self.answers.push((head, arrival)),
+        // An older head that comes later counts for all that follows on it.
+        while self.answers.last().is_some_and(|(known, _)| *known >= head) {
+            self.answers.pop();
         }
+        self.answers.push((head, arrival));
         if self.answers.len() > ANSWERS_MAX {
             // The older head with the later time: that waits too long rather than too short.
             self.answers[0].1 = self.answers[1].1;
@@ -135,7 +138,9 @@ impl Replicas {
         let head = store.head().await?;
         let known = store.leases().await?.into_iter().map(|lease| {
             let report = Report { applied: None, ..lease.report };
-            (lease.instance, Heard { report, last: now, answers: vec![(Revision(0), now)] })
+            let lease_known = Some((report.name.clone(), report.max_stale));
+            let answers = vec![(Revision(0), now)];
+            (lease.instance, Heard { report, lease: lease_known, last: now, answers })
         });
         let heard: HashMap<_, _> = known.collect();
         let young = now.wall.since(head.began) <= longest(&heard, max_stale) + GRACE;
@@ -157,6 +162,10 @@ impl Replicas {
     /// Takes a report that arrived now, and answers with the head as read after that. A position
     /// that the store has never been in makes it disputed.
     pub async fn report(&self, instance: &str, report: Report, now: &Now) -> Result<Head, Failed> {
+        // Whatever head it is answered with, it is not older than this one; and a receipt that is made
+        // while the answer is on its way must know of it.
+        let floor = self.store.latest().borrow().revision;
+        self.expect(instance, &report, floor, now);
         let mut head = self.store.head().await?;
         if let Some(applied) = &report.applied
             && *applied != head.position
@@ -192,22 +201,33 @@ impl Replicas {
 
     /// Whether the durable part of the lease has to be written.
     fn is_news(&self, instance: &str, report: &Report) -> bool {
-        self.heard().get(instance).is_none_or(|known| {
-            known.report.max_stale < report.max_stale || known.report.name != report.name
-        })
+        let heard = self.heard();
+        let lease = heard.get(instance).and_then(|known| known.lease.as_ref());
+        lease.is_none_or(|(name, longest)| *name != report.name || *longest < report.max_stale)
     }
 
-    fn note(&self, instance: &str, report: Report, head: Revision, now: &Now) {
+    /// Counts on a replica whose report is not answered yet.
+    fn expect(&self, instance: &str, report: &Report, floor: Revision, now: &Now) {
         let mut heard = self.heard();
         // One that comes with a table from before our time was answered by somebody else.
         let first = || {
             let answers = report.applied.iter().map(|_| (Revision(0), *now)).collect();
-            Heard { report: report.clone(), last: *now, answers }
+            let report = Report { applied: None, used: Vec::new(), ..report.clone() };
+            Heard { report, lease: None, last: *now, answers }
         };
         let known = heard.entry(instance.to_owned()).or_insert_with(first);
-        let max_stale = known.report.max_stale.max(report.max_stale);
-        known.report = Report { max_stale, used: Vec::new(), ..report };
+        known.report.max_stale = known.report.max_stale.max(report.max_stale);
         known.last = *now;
+        known.answer(floor, *now);
+    }
+
+    fn note(&self, instance: &str, report: Report, head: Revision, now: &Now) {
+        let mut heard = self.heard();
+        // It may have said goodbye meanwhile.
+        let Some(known) = heard.get_mut(instance) else { return };
+        let max_stale = known.report.max_stale.max(report.max_stale);
+        known.lease = Some((report.name.clone(), max_stale));
+        known.report = Report { max_stale, used: Vec::new(), ..report };
         known.answer(head, *now);
     }
 
@@ -245,7 +265,10 @@ impl Replicas {
             heard.iter().filter(|(_, it)| long_gone(it)).map(|(id, _)| id.clone()).collect()
         };
         for instance in gone {
-            self.remove(&instance).await?;
+            // It may be back.
+            if self.heard().get(&instance).is_none_or(long_gone) {
+                self.remove(&instance).await?;
+            }
         }
         Ok(())
     }
@@ -353,7 +376,10 @@ fn progress(
     now: &Now,
 ) -> (Progress, Option<Duration>) {
     let applied = &known.report.applied;
-    let here = |position: &Position| position.history == head.position.history;
+    // What is beyond the head, the store has lost: nobody knows what it was.
+    let here = |position: &Position| {
+        position.history == head.position.history && position.revision <= head.position.revision
+    };
     if applied.as_ref().is_some_and(|it| here(it) && it.revision >= revision) {
         return (Progress::Applied, None);
     }
