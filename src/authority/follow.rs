@@ -37,7 +37,7 @@ pub enum Event {
     /// A stream has told changes that follow on `after`, or that there are none up to a position.
     Streamed {
         ticket: u64,
-        after: Revision,
+        after: Position,
         changes: Changes,
     },
     StreamEnded {
@@ -271,7 +271,9 @@ impl Follower {
             }
             Event::Streamed { ticket, after, changes } if self.stream.ticket == Some(ticket) => {
                 self.stream.failures = 0;
-                self.take(after, changes, now);
+                if !self.take(&after, changes, now) {
+                    self.stream.close(now);
+                }
             }
             Event::StreamEnded { ticket, why } if self.stream.ticket == Some(ticket) => {
                 self.stream_ended(why, now, &mut asks);
@@ -661,9 +663,9 @@ impl Follower {
             Ok(known) if ours && !known.head.disputed => self.ours_after_all(now, asks),
             Err(FeedError::Gone(Gone::Compacted)) if ours => self.ours_after_all(now, asks),
             Ok(changes) => {
-                let more = changes.position.revision < changes.head.position.revision;
-                self.take(after.revision, changes, now);
-                if more && let Some(cursor) = self.cursor.clone() {
+                let head = changes.head.position.revision;
+                self.take(after, changes, now);
+                if let Some(cursor) = self.cursor.clone().filter(|it| it.revision < head) {
                     self.ask_changes(cursor, now, asks);
                 }
             }
@@ -707,20 +709,18 @@ impl Follower {
         }
     }
 
-    /// Takes changes that follow on `after`, unless some before them are missing.
-    fn take(&mut self, after: Revision, changes: Changes, now: &Now) {
+    /// Takes changes if they follow on what is here; whether that is so, or they are known. Others
+    /// may be of another past, even if their numbers would fit.
+    fn take(&mut self, after: &Position, changes: Changes, now: &Now) -> bool {
         let Changes { changes, position, .. } = changes;
-        let Some(cursor) = self.cursor.as_ref().filter(|it| it.history == position.history) else {
-            return;
-        };
-        if after > cursor.revision {
-            return self.stream.close(now);
+        let Some(cursor) = &self.cursor else { return false };
+        if position.history == cursor.history && position.revision <= cursor.revision {
+            return true;
         }
-        let seen = cursor.revision;
-        if position.revision <= seen {
-            return;
+        if after != cursor {
+            return false;
         }
-        for change in changes.iter().filter(|change| change.revision() > seen) {
+        for change in &changes {
             if self.disputed { self.applier.restrict(change) } else { self.applier.change(change) }
         }
         self.cursor = Some(position);
@@ -728,6 +728,7 @@ impl Follower {
             self.held.clone_from(&self.cursor);
         }
         self.applied(now);
+        true
     }
 
     /// What was changed counts from here on.
@@ -871,7 +872,7 @@ mod tests {
 
         fn stream(&mut self, after: u64, changes: Changes) -> Vec<Ask> {
             let ticket = self.follower.stream.ticket.expect("it is open");
-            self.step(Event::Streamed { ticket, after: Revision(after), changes })
+            self.step(Event::Streamed { ticket, after: position("h1", after), changes })
         }
 
         fn status(&self, id: &str) -> Option<Status> {
@@ -1031,6 +1032,21 @@ mod tests {
         assert_eq!(talk.status("a"), Some(Status::Enabled));
         let again = |ask: &Ask| matches!(ask, Ask::Stream { after, .. } if after.revision.0 == 3);
         assert!(talk.wait(1).iter().any(again));
+    }
+
+    #[test]
+    fn changes_of_another_past_are_not_taken() {
+        let mut talk = Talk::listed();
+        let asks = talk.wait(30);
+        let (ticket, after) = polls(&asks).expect("it is due");
+        talk.stream(3, change(disabled("b", 4)));
+        let mut changes = change(row("c", 5));
+        changes.changes.insert(0, Change::Credential(disabled("a", 4)));
+        let (after, reply) = (after.clone(), Ok(changes));
+        let asks = talk.step(Event::Polled { ticket, after, reply });
+        assert_eq!((talk.status("c"), talk.follower.held()), (None, Some(&position("h1", 4))));
+        let (_, after) = polls(&asks).expect("it asks whether that is known");
+        assert_eq!(after, &position("h1", 4));
     }
 
     #[test]

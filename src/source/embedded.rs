@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 
 use super::{Feed, FeedError};
 use crate::clock::Clock;
+use crate::credential::TokenDigest;
 use crate::credential::feed::{Changes, Head, Page, PageKey, Position, Report, Row};
-use crate::credential::{Revision, TokenDigest};
 use crate::store::replicas::Replicas;
 use crate::store::{Failed, Record, Store};
 
@@ -56,7 +56,7 @@ impl Feed for Embedded {
     async fn stream(
         &self,
         after: &Position,
-        sink: &mpsc::Sender<(Revision, Changes)>,
+        sink: &mpsc::Sender<(Position, Changes)>,
     ) -> FeedError {
         let mut latest = self.store.latest();
         let mut after = after.clone();
@@ -67,11 +67,10 @@ impl Feed for Embedded {
                 Err(why) => return why,
             };
             let whole = changes.position == changes.head.position;
-            let (from, position) = (after.revision, changes.position.clone());
-            if position != after && sink.send((from, changes)).await.is_err() {
+            let from = std::mem::replace(&mut after, changes.position.clone());
+            if from != after && sink.send((from, changes)).await.is_err() {
                 return FeedError::Unreachable("nobody listens any more".to_owned());
             }
-            after = position;
             if whole && latest.changed().await.is_err() {
                 return FeedError::Unreachable("the store is closed".to_owned());
             }

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::credential::feed::{Changes, Gone, Head, Page, PageKey, Position, Report, Row};
-use crate::credential::{Credential, Revision, TokenDigest};
+use crate::credential::{Credential, TokenDigest};
 
 /// All the credentials that a source knows.
 pub type Listing = Vec<Credential>;
@@ -35,9 +35,9 @@ pub trait Feed: Send + Sync + 'static {
 
     async fn changes(&self, after: &Position) -> Result<Changes, FeedError>;
 
-    /// Tells changes as they are made, each batch with the revision that it follows on, until
+    /// Tells changes as they are made, each batch with the position that it follows on, until
     /// something ends it. A batch without changes moves the position on.
-    async fn stream(&self, after: &Position, sink: &mpsc::Sender<(Revision, Changes)>)
+    async fn stream(&self, after: &Position, sink: &mpsc::Sender<(Position, Changes)>)
     -> FeedError;
 
     /// The row of a digest.

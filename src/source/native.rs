@@ -17,8 +17,8 @@ use super::wire::{ChangeJson, ChangesJson, HeadJson, LookupJson, PageJson, Repor
 use super::{Feed, FeedError};
 use crate::clock::Clock;
 use crate::config;
+use crate::credential::TokenDigest;
 use crate::credential::feed::{Changes, Gone, Head, Page, PageKey, Position, Report, Row};
-use crate::credential::{Revision, TokenDigest};
 use crate::telemetry::metrics::Metrics;
 
 pub struct Native {
@@ -135,7 +135,7 @@ impl Feed for Native {
     async fn stream(
         &self,
         after: &Position,
-        sink: &mpsc::Sender<(Revision, Changes)>,
+        sink: &mpsc::Sender<(Position, Changes)>,
     ) -> FeedError {
         let target = format!("/v1/changes?after={after}");
         let opened = self.client.open(Method::GET, &target, None, "text/event-stream");
@@ -174,7 +174,7 @@ impl Native {
         &self,
         mut body: Incoming,
         mut after: Position,
-        sink: &mpsc::Sender<(Revision, Changes)>,
+        sink: &mpsc::Sender<(Position, Changes)>,
     ) -> FeedError {
         let mut events = Events::default();
         let mut batch = Vec::new();
@@ -209,7 +209,7 @@ impl Native {
                     began: self.clock.now().wall,
                 };
                 let changes = Changes { changes: std::mem::take(&mut batch), position, head };
-                if sink.send((from.revision, changes)).await.is_err() {
+                if sink.send((from, changes)).await.is_err() {
                     return self.malformed("nobody listens any more");
                 }
             }
