@@ -9,7 +9,8 @@
 //!
 //! A module imports only what stands below it, and no sibling (`tests/layering.rs`). From top to
 //! bottom: `cli`; `app`; `proxy`, `admin`, `ops`; `gate`; `refusal`, `route`; `authority`; `source`;
-//! `server`, `store`; `telemetry`; `config`; `credential`; `clock`.
+//! `server`, `store`; `telemetry`; `config`; `credential`; `clock`; `guards`. The tests of the whole are
+//! in `simulation`.
 
 pub mod admin;
 pub mod app;
@@ -19,11 +20,14 @@ pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod gate;
+pub mod guards;
 pub mod ops;
 pub mod proxy;
 pub mod refusal;
 pub mod route;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 pub mod source;
 pub mod store;
 pub mod telemetry;

@@ -2,7 +2,7 @@
 //! credential must look like, and leaves the keeping to the store.
 
 pub mod native;
-mod rules;
+pub(crate) mod rules;
 pub mod tokens;
 
 use std::collections::HashSet;

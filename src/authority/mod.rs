@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::{Now, Uptime};
 use crate::config::Credentials;
 use crate::credential::{Credential, Status, TenantId, TokenDigest, Verdict};
+use crate::guards::{Guard, off};
 use crate::source::file::DenyList;
 use crate::telemetry::metrics::Metrics;
 pub use apply::Applier;
@@ -374,7 +375,7 @@ impl Seat {
 
     /// Whether nothing has changed about this grant since it was found.
     pub fn stands(&self, held: &Held) -> bool {
-        self.authority.epoch(&held.digest) == held.epoch
+        off(Guard::Epochs) || self.authority.epoch(&held.digest) == held.epoch
     }
 
     pub fn authority(&self) -> &Authority {

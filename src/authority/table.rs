@@ -14,6 +14,7 @@ use super::cache::DigestHash;
 use crate::clock::{Now, Timestamp};
 use crate::credential::feed::{PageKey, Row, Use};
 use crate::credential::{Credential, Expiry, Revision, Status, TokenDigest};
+use crate::guards::{Guard, off};
 
 /// A credential in the index, and the minute of its last use.
 #[derive(Debug)]
@@ -107,7 +108,8 @@ impl Table {
     /// Whether a row of this revision is newer than all that is known of the credential.
     fn is_news(&self, key: &PageKey, revision: Revision) -> bool {
         let newer = |known: Option<Revision>| known.is_none_or(|known| known < revision);
-        newer(self.rows.get(key).map(|held| held.revision)) && newer(self.graves.get(key).copied())
+        let news = newer(self.rows.get(key).map(|held| held.revision)) || off(Guard::Versions);
+        news && (newer(self.graves.get(key).copied()) || off(Guard::Graves))
     }
 
     /// Removes a row, unless it is newer than its removal.
@@ -171,7 +173,8 @@ impl Table {
             }
         }
         let gone = |key: &PageKey, held: &Held| {
-            !listed.contains_key(key) && floor.is_none_or(|floor| held.revision <= floor)
+            !listed.contains_key(key)
+                && floor.is_none_or(|floor| held.revision <= floor || off(Guard::Floor))
         };
         let gone: Vec<_> =
             self.rows.iter().filter(|(k, held)| gone(k, held)).map(|(k, _)| k.clone()).collect();

@@ -67,6 +67,12 @@ impl State {
         }
     }
 
+    /// The state as it goes on in the place of another one: under a new name, and disputed.
+    pub fn restored(self, began: Timestamp) -> Self {
+        let contenders = self.contenders.into_iter().chain([self.history]).collect();
+        Self { history: History::random(), began, disputed: true, contenders, ..self }
+    }
+
     fn position(&self) -> Position {
         Position {
             history: self.history.clone(),
