@@ -122,7 +122,7 @@ struct Write {
 /// What a write may use when the disk is full.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Room {
-    /// The reserve: it takes rights away, or ends a dispute.
+    /// The reserve: it takes rights away, ends a dispute, or is a lease.
     Reserved,
     /// What can be found.
     Any,
@@ -262,7 +262,7 @@ impl Store for Sqlite {
     async fn put_lease(&self, lease: &Lease) -> Result<(), Failed> {
         let mut batch = Batch::default();
         batch.lease(lease);
-        // A replica that is not on record must not be forgotten by a receipt.
+        // Without its lease a replica is not told the head, and a new one has no table then.
         let write = Write { batch, room: Room::Reserved, position: None };
         Ok(self.commit(self.lock().await, write).await?)
     }
@@ -333,6 +333,10 @@ impl Store for Sqlite {
         let failed = |error: std::io::Error| Failed(format!("{}: {error}", to.display()));
         let mut kept = self.lock().await;
         let file = absolute(to).map_err(failed)?;
+        if !kept.reserve.is_held() && kept.place.shares_disk(&file).map_err(failed)? {
+            let what = "the disk is full, and what is left of it is for what takes rights away";
+            return Err(Failed(format!("{}: {what}: name another disk", to.display())));
+        }
         let made = create_private(&file).map_err(failed)?;
         let done = kept.vacuum_into(&file).await;
         drop(kept);

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock, statfs};
@@ -47,6 +47,12 @@ impl Place {
     /// A file beside the store, of its name and a suffix.
     pub fn beside(&self, suffix: &str) -> PathBuf {
         beside(&self.file, suffix)
+    }
+
+    /// Whether a file, which need not be there, lies on the same disk.
+    pub fn shares_disk(&self, file: &Path) -> io::Result<bool> {
+        let disk = |directory: &Path| fs::metadata(directory).map(|it| it.dev());
+        Ok(disk(directory_of(file))? == disk(&self.directory)?)
     }
 
     /// Makes it last which files there are.
