@@ -338,7 +338,8 @@ impl Drop for Guard {
     }
 }
 
-fn listening(diagnostics: &str, face: &str) -> Vec<SocketAddr> {
+/// All addresses at which a face has said to listen.
+pub fn listening(diagnostics: &str, face: &str) -> Vec<SocketAddr> {
     let events =
         diagnostics.lines().filter_map(|it| serde_json::from_str::<serde_json::Value>(it).ok());
     let told = events.filter(|it| it["message"] == "listening" && it["face"] == face);

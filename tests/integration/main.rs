@@ -2,16 +2,21 @@
 //! every byte. No sleeps: conditions are waited for, with a deadline.
 
 mod admin_commands;
+mod admin;
 mod backend;
 mod bodies;
 mod cluster;
 mod commands;
 mod credentials;
+mod durability;
 mod forwarding;
+#[cfg(feature = "e2e")]
+mod full_disk;
 mod guard;
 mod http;
 mod http2;
 mod hygiene;
+mod ledger;
 mod lifecycle;
 mod refusals;
 mod secrecy;
