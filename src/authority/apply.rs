@@ -46,6 +46,11 @@ impl Applier {
         self.authority.index.get(digest).is_some()
     }
 
+    /// Whether a tenant's provisioning goes on, as far as is known.
+    pub fn synchronizes(&self, tenant: &TenantId) -> bool {
+        self.authority.tenants.load().get(tenant).is_none_or(|state| state.synchronizes())
+    }
+
     pub fn used_since(&self, time: Timestamp) -> impl Iterator<Item = Use> {
         self.table.used_since(time)
     }

@@ -636,8 +636,13 @@ impl Follower {
             row.status == Status::Enabled
                 && !matches!(row.expiry, Expiry::At(end) if end <= now.wall)
         };
+        let off_there = tenants.iter().filter(|row| row.synchronization == Status::Disabled);
+        let off_there: HashSet<_> = off_there.map(|row| &row.tenant).collect();
+        let live_there = |row: &Credential| live(row) && !off_there.contains(&row.tenant);
+        let live_here = |row: &Credential| live(row) && self.applier.synchronizes(&row.tenant);
         let refused_here = |row: &&Row| {
-            live(&row.credential) && self.applier.get(&row.key()).is_none_or(|here| !live(here))
+            let here = self.applier.get(&row.key());
+            live_there(&row.credential) && !here.is_some_and(live_here)
         };
         self.would_revive =
             rows.iter().filter(refused_here).map(Row::key).take(REVIVED_MAX).collect();
