@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -99,6 +100,8 @@ impl AdminFace {
         metrics: &Arc<Metrics>,
     ) -> Self {
         tell_listening("admin", &listener, tls.is_some());
+        // Connections have it from their listener. It fails for no socket that listens.
+        let _ = set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES);
         let limits = Limits {
             request_body: Size(1 << 20),
             // Streams end by themselves before that.
@@ -160,6 +163,10 @@ impl AdminFace {
 
 /// Replicas hold a stream and report beside it; people and programs come on top.
 const CONNECTIONS: usize = 4096;
+
+/// What the system holds for a client that does not read: it would be megabytes for each stream
+/// by itself.
+const SEND_BUFFER_BYTES: usize = 128 << 10;
 
 /// Counts replicas, and tidies up.
 async fn keep(service: Arc<Service>, replicas: Arc<Replicas>, metrics: Arc<Metrics>) {
