@@ -11,8 +11,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::backend::Backend;
 use crate::guard::{PATIENCE, command, listening, wait_for};
 use crate::http::{Client, Reply};
+use crate::ledger::LIMIT;
 
 /// What admin tokens there are beside the operator's, by name, role and tenants.
 pub const TOKENS: [(&str, &str, &str); 5] = [
@@ -159,6 +161,41 @@ impl Drop for Process {
 
 fn ops_of(address: SocketAddr, path: &str) -> Reply {
     Client::connect(address).send(&format!("GET {path} HTTP/1.1\r\nHost: ops\r\n\r\n"))
+}
+
+/// An admin API with a proxy of its own, and one that follows it from afar.
+pub struct Pair {
+    pub folder: tempfile::TempDir,
+    _far_folder: tempfile::TempDir,
+    pub near: Process,
+    pub far: Process,
+    pub address: SocketAddr,
+    pub operator: Api,
+    /// With the token of a replica.
+    pub reader: Api,
+}
+
+impl Pair {
+    pub fn start(listen: &str) -> Self {
+        let backend = Backend::friendly();
+        let folder = tempfile::tempdir().expect("a folder");
+        furnish(folder.path(), &config(listen, backend.address, LIMIT));
+        let near = Process::start(folder.path());
+        let address = near.address("admin");
+        furnish(folder.path(), &config(&address.to_string(), backend.address, LIMIT));
+        let far_folder = tempfile::tempdir().expect("a folder");
+        furnish(far_folder.path(), &follower(address, backend.address));
+        let far = Process::start(far_folder.path());
+        let operator = Api::operator(address, folder.path());
+        let reader = Api::new(address, &secret_of("follower"));
+        Self { folder, _far_folder: far_folder, near, far, address, operator, reader }
+    }
+
+    pub fn stop(self) {
+        assert!(!self.near.said().contains("panicked") && !self.far.said().contains("panicked"));
+        self.far.stop();
+        self.near.stop();
+    }
 }
 
 /// Somebody with an admin token, on one connection as long as that holds.

@@ -1,159 +1,24 @@
-//! What an admin API has answered is kept, whatever happens to its process, and each of its
-//! followers ends where the store does.
+//! What an admin API has answered is kept, however its process ends, and each of its followers ends
+//! where the store does.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::admin::{
-    Api, Process, Unanswered, config, follower, furnish, probe, read_stream, secret_of,
-    wait_until_applied,
+    Api, Process, config, follower, furnish, read_stream, secret_of, wait_until_applied,
 };
 use crate::backend::Backend;
-use crate::guard::{digest, wait_for};
-use crate::http::{Client, Reply};
-use crate::ledger::{Answer, LIMIT, Ledger};
+use crate::guard::wait_for;
+use crate::ledger::{LIMIT, Ledger, check_follower};
+use crate::load::{Load, Over, lock, setting};
 
 /// An address that no other test listens at, and that no client's port is taken from: so a port
 /// there is free again after its process was killed.
 const OWN_ADDRESS: &str = "127.77.1.1:0";
-
-const TENANTS: [&str; 6] = ["z-a", "z-b", "z-c", "z-come", "z-and", "z-go"];
-
-/// What writers share.
-#[derive(Default)]
-struct Load {
-    answers: Mutex<Vec<Answer>>,
-    /// Credentials that were made and not seen to be gone.
-    known: Mutex<Vec<(String, String)>>,
-    /// Tokens by credential.
-    secrets: Mutex<HashMap<(String, String), String>>,
-    /// Whether to write.
-    open: AtomicBool,
-    over: AtomicBool,
-    busy: AtomicUsize,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no writer has panicked")
-}
-
-impl Load {
-    /// Writes until it is over, as long as somebody answers.
-    fn write(&self, operator: &Api, seed: u64) {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let mut api = Api::new(operator.address, &operator.token);
-        while !self.over.load(Ordering::SeqCst) {
-            self.busy.fetch_add(1, Ordering::SeqCst);
-            while self.open.load(Ordering::SeqCst) {
-                if self.act(&mut api, &mut rng).is_err() {
-                    // Whoever has killed the server opens again.
-                    std::thread::yield_now();
-                }
-            }
-            self.busy.fetch_sub(1, Ordering::SeqCst);
-            while !self.open.load(Ordering::SeqCst) && !self.over.load(Ordering::SeqCst) {
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
-        }
-    }
-
-    /// Lets them write from here on.
-    fn open(&self) {
-        self.open.store(true, Ordering::SeqCst);
-    }
-
-    /// Waits until each of them has had its answer, or will have none.
-    fn close(&self) {
-        self.open.store(false, Ordering::SeqCst);
-        wait_for("writers to pause", || self.busy.load(Ordering::SeqCst) == 0);
-    }
-
-    fn count(&self) -> usize {
-        lock(&self.answers).len()
-    }
-
-    /// One act of some kind.
-    fn act(&self, api: &mut Api, rng: &mut fastrand::Rng) -> Result<(), Unanswered> {
-        let tenant = *rng.choice(&TENANTS).expect("there are some");
-        let kind = rng.u8(..100);
-        if kind < 25 {
-            let label = json!({ "label": format!("label-{}", rng.u16(..)) });
-            return self.create(api, tenant, &label.to_string());
-        }
-        if kind >= 90 {
-            return self.switch(api, tenant, kind);
-        }
-        let known = rng.choice(lock(&self.known).iter()).cloned();
-        let Some((tenant, id)) = known else { return Ok(()) };
-        let target = format!("/v1/tenants/{tenant}/credentials/{id}");
-        let patch = |body: Value| ("patch", "PATCH", target.clone(), body.to_string());
-        let (act, method, target, body) = match kind {
-            ..40 => patch(json!({ "status": "Disabled" })),
-            40..55 => patch(json!({ "status": "Enabled" })),
-            55..62 => patch(json!({ "label": format!("label-{}", rng.u16(..)) })),
-            62..75 => ("delete", "DELETE", target, String::new()),
-            _ => {
-                let body = json!({ "leaked": rng.bool() }).to_string();
-                ("rotate", "POST", format!("{target}/rotate"), body)
-            }
-        };
-        let reply = api.try_ask(method, &target, &body)?;
-        let key = (tenant, id);
-        let gone = reply.status == 404 || act == "delete" || body.contains("true");
-        if gone {
-            lock(&self.known).retain(|it| *it != key);
-        }
-        self.note(act, &key.0, &key.1, &reply);
-        Ok(())
-    }
-
-    fn create(&self, api: &mut Api, tenant: &str, body: &str) -> Result<(), Unanswered> {
-        let target = format!("/v1/tenants/{tenant}/credentials");
-        let reply = api.try_ask("POST", &target, body)?;
-        self.note("create", tenant, "", &reply);
-        Ok(())
-    }
-
-    /// What is done to a tenant as a whole.
-    fn switch(&self, api: &mut Api, tenant: &str, kind: u8) -> Result<(), Unanswered> {
-        let target = format!("/v1/tenants/{tenant}");
-        let (act, reply) = match kind {
-            90..94 => {
-                let status = if kind.is_multiple_of(2) { "Disabled" } else { "Enabled" };
-                let body = json!({ "status": status }).to_string();
-                let switch = format!("{target}/synchronization");
-                ("tenant", api.try_ask("PUT", &switch, &body)?)
-            }
-            94..98 => ("tenant", api.try_ask("PUT", &target, "")?),
-            _ => ("tenant_delete", api.try_ask("DELETE", &target, "")?),
-        };
-        self.note(act, tenant, "", &reply);
-        Ok(())
-    }
-
-    fn note(&self, act: &'static str, tenant: &str, id: &str, reply: &Reply) {
-        if matches!(reply.status, 404 | 409) {
-            return;
-        }
-        assert!(matches!(reply.status, 200 | 201), "{act}: {} {}", reply.status, reply.text());
-        let body = reply.json();
-        let revision = reply.header("scim-guard-revision").expect("each write has one");
-        let revision = revision.parse().expect("a number");
-        if let Some(secret) = body["secret"].as_str() {
-            let made = body["credential_id"].as_str().expect("a text").to_owned();
-            let key = (tenant.to_owned(), made);
-            lock(&self.secrets).insert(key.clone(), secret.to_owned());
-            lock(&self.known).push(key);
-        }
-        let (tenant, id) = (tenant.to_owned(), id.to_owned());
-        lock(&self.answers).push(Answer { act, tenant, id, revision, body });
-    }
-}
 
 /// Follows the changes as they are told, over all the server's deaths.
 #[derive(Default)]
@@ -192,11 +57,6 @@ impl Watcher {
     }
 }
 
-/// A number that can be set from outside, to try others.
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-}
-
 /// Waits for a moment that means nothing.
 fn wait_until(moment: Instant) {
     while Instant::now() < moment {
@@ -233,7 +93,7 @@ fn no_answered_write_is_lost_by_a_kill() {
     let mut reader = Api::new(address, &secret_of("follower"));
     let (load, watcher, mut ledger) = (Load::default(), Watcher::default(), Ledger::default());
     ledger.catch_up(&mut reader);
-    *lock(&watcher.last_id) = ledger.position_at(0);
+    *lock(&watcher.last_id) = ledger.at(0).position();
     let mut checked = 0;
     let mut check = |operator: &mut Api, reader: &mut Api, ledger: &mut Ledger| {
         ledger.catch_up(reader);
@@ -288,49 +148,10 @@ fn no_answered_write_is_lost_by_a_kill() {
     for follower in [&process, &far] {
         check_follower(follower, &ledger, &secrets);
     }
+    let replicas = operator.get("/v1/replicas").json();
+    assert_eq!(replicas["replicas"].as_array().map(Vec::len), Some(2), "the dead are forgotten");
     println!("{} changes, {} answers", ledger.changes.len(), load.count());
     assert!(!process.said().contains("panicked") && !far.said().contains("panicked"));
     far.stop();
     process.stop();
-}
-
-struct Over<'a>(&'a Load);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.open.store(false, Ordering::SeqCst);
-        self.0.over.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Whether a proxy accepts and refuses just what the log says.
-fn check_follower(process: &Process, ledger: &Ledger, secrets: &HashMap<(String, String), String>) {
-    let mut counts = BTreeMap::from([("Enabled", 0.0), ("Disabled", 0.0)]);
-    for row in ledger.rows.values() {
-        *counts.get_mut(row["status"].as_str().expect("a text")).expect("a status") += 1.0;
-    }
-    for (status, count) in counts {
-        let series = format!("scim_guard_credentials{{state=\"{}\"}}", status.to_ascii_lowercase());
-        assert_eq!(process.metric(&series), count, "{series}");
-    }
-    let mut client = Client::connect(process.address("proxy"));
-    let mut seen = BTreeMap::new();
-    for (key, secret) in secrets {
-        let switch = ledger.tenants.get(&key.0).map(|it| &it["synchronization"]);
-        let wanted = match (ledger.rows.get(key), switch) {
-            (Some(row), Some(switch)) => {
-                assert_eq!(row["digest"], *digest(secret));
-                match (row["status"].as_str(), switch.as_str()) {
-                    (Some("Disabled"), _) => 401,
-                    (_, Some("Disabled")) => 403,
-                    _ => 200,
-                }
-            }
-            _ => 401,
-        };
-        let status = probe(&mut client, &key.0, secret);
-        assert_eq!(status, wanted, "{key:?} at {:?}", process.folder);
-        *seen.entry(status).or_insert(0) += 1;
-    }
-    println!("{seen:?}");
 }

@@ -11,7 +11,9 @@ use scim_guard::source::wire::ChangeJson;
 use scim_guard::store::{Edit, Origin, Record, log_text};
 use serde_json::Value;
 
-use crate::admin::{Api, position};
+use crate::admin::{Api, Process, position, probe};
+use crate::guard::digest;
+use crate::http::Client;
 
 /// An answered write.
 #[derive(Clone, Debug)]
@@ -49,13 +51,11 @@ impl Ledger {
         format!("{}:{}:{}", self.history, self.changes.len(), self.mark)
     }
 
-    /// The position that there was at a revision.
-    pub fn position_at(&self, revision: u64) -> String {
-        let mut mark = Mark::default();
-        for change in &self.changes[..revision as usize] {
-            mark = chained(mark, change);
-        }
-        format!("{}:{revision}:{mark}", self.history)
+    /// As it was at a revision.
+    pub fn at(&self, revision: u64) -> Self {
+        let mut earlier = Self { history: self.history.clone(), ..Self::default() };
+        self.changes[..revision as usize].iter().for_each(|change| earlier.take(change));
+        earlier
     }
 
     /// Reads what is new. Panics if the log has a gap, changes its past, or ends elsewhere than
@@ -185,6 +185,42 @@ impl Ledger {
             }
         }
     }
+}
+
+/// Whether a proxy accepts and refuses just what the log says.
+pub fn check_follower(
+    process: &Process,
+    ledger: &Ledger,
+    secrets: &HashMap<(String, String), String>,
+) {
+    let mut counts = BTreeMap::from([("Enabled", 0.0), ("Disabled", 0.0)]);
+    for row in ledger.rows.values() {
+        *counts.get_mut(row["status"].as_str().expect("a text")).expect("a status") += 1.0;
+    }
+    for (status, count) in counts {
+        let series = format!("scim_guard_credentials{{state=\"{}\"}}", status.to_ascii_lowercase());
+        assert_eq!(process.metric(&series), count, "{series}");
+    }
+    let mut client = Client::connect(process.address("proxy"));
+    let mut seen = BTreeMap::new();
+    for (key, secret) in secrets {
+        let switch = ledger.tenants.get(&key.0).map(|it| &it["synchronization"]);
+        let wanted = match (ledger.rows.get(key), switch) {
+            (Some(row), Some(switch)) => {
+                assert_eq!(row["digest"], *digest(secret));
+                match (row["status"].as_str(), switch.as_str()) {
+                    (Some("Disabled"), _) => 401,
+                    (_, Some("Disabled")) => 403,
+                    _ => 200,
+                }
+            }
+            _ => 401,
+        };
+        let status = probe(&mut client, &key.0, secret);
+        assert_eq!(status, wanted, "{key:?} at {:?}", process.folder);
+        *seen.entry(status).or_insert(0) += 1;
+    }
+    println!("{seen:?}");
 }
 
 /// As many credentials as a tenant may have in these tests.

@@ -4,6 +4,7 @@
 mod admin_commands;
 mod admin;
 mod backend;
+mod backups;
 mod bodies;
 mod cluster;
 mod commands;
@@ -18,6 +19,8 @@ mod http2;
 mod hygiene;
 mod ledger;
 mod lifecycle;
+mod load;
+mod races;
 mod refusals;
 mod secrecy;
 mod tls;
