@@ -3,6 +3,7 @@
 
 mod admin_commands;
 mod admin;
+mod admin_hygiene;
 mod backend;
 mod backups;
 mod bodies;
