@@ -1,6 +1,7 @@
 //! Processes with an admin API, or that follow one: they can be killed, and started again in the
 //! folder that they have left. And a client of that API.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -74,7 +75,7 @@ pub fn furnish(folder: &Path, config: &str) {
 
 /// A running `scim-guard serve`. Its folder outlives it, with what it has said.
 pub struct Process {
-    child: Child,
+    child: RefCell<Child>,
     pub folder: PathBuf,
     said: PathBuf,
 }
@@ -90,7 +91,7 @@ impl Process {
             .stderr(out())
             .spawn()
             .expect("the program starts");
-        Self { child, folder: folder.to_owned(), said }
+        Self { child: RefCell::new(child), folder: folder.to_owned(), said }
     }
 
     /// Starts it, and waits until its table is loaded.
@@ -102,21 +103,23 @@ impl Process {
 
     pub fn wait_until_ready(&self) {
         let ops = self.address("ops");
-        wait_for(&format!("readiness in {}", self.said()), || ops_of(ops, "/readyz").status == 200);
+        wait_for(&format!("readiness of {}", self.folder.display()), || {
+            ops_of(ops, "/readyz").status == 200
+        });
     }
 
     /// Where a face listens, once it does.
     pub fn address(&self, face: &str) -> SocketAddr {
         let mut found = None;
-        wait_for(&format!("the address of {face} in {}", self.said()), || {
+        wait_for(&format!("the address of {face}"), || {
             found = listening(&self.said(), face).pop();
-            found.is_some()
+            found.is_some() || self.child.borrow_mut().try_wait().expect("a child").is_some()
         });
-        found.expect("waited for")
+        found.unwrap_or_else(|| panic!("it ended: {}", self.said()))
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+        Pid::from_child(&self.child.borrow())
     }
 
     /// What it has written to both of its outputs.
@@ -136,16 +139,17 @@ impl Process {
 
     /// `kill -9`.
     pub fn kill(&mut self) {
-        self.child.kill().expect("it is ours");
-        self.child.wait().expect("it is ours");
+        let child = self.child.get_mut();
+        child.kill().expect("it is ours");
+        child.wait().expect("it is ours");
     }
 
     /// Ends it in good order.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
         kill_process(self.pid(), Signal::TERM).expect("it runs");
         let mut status = None;
         wait_for("the end of the process", || {
-            status = self.child.try_wait().expect("a child");
+            status = self.child.borrow_mut().try_wait().expect("a child");
             status.is_some()
         });
         assert!(status.expect("waited for").success(), "{}", self.said());
@@ -154,8 +158,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.child.get_mut().kill();
+        let _ = self.child.get_mut().wait();
     }
 }
 

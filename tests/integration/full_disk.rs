@@ -45,7 +45,7 @@ fn a_full_disk_takes_restrictions_and_nothing_else() {
         let one = format!("/v1/tenants/z-a/credentials/{id}");
         for (method, target, body) in [
             ("POST", format!("{one}/rotate"), json!({})),
-            ("PATCH", one.clone(), json!({ "label": "another" })),
+            ("PATCH", one, json!({ "label": "another" })),
             ("PUT", "/v1/tenants/z-new".to_owned(), json!({})),
         ] {
             assert_full(&operator.ask(method, &target, &body.to_string()));
