@@ -9,6 +9,7 @@
 //! late and what is here. And a store whose present does not follow from what we hold is *disputed*:
 //! only what takes rights away is taken from it, until an operator accepts it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::listing::{Listing, Needs};
@@ -982,7 +983,7 @@ mod tests {
             accepts: Vec::new(),
             began: clock.now().wall,
         };
-        let mut told = std::collections::HashSet::new();
+        let mut told = HashSet::new();
         for (answered, count) in [(false, USED_MAX), (true, USED_MAX), (true, 1), (true, 0)] {
             clock.advance(REPORT_INTERVAL_MAX);
             let asks = follower.step(Event::Tick, &clock.now());

@@ -1,8 +1,8 @@
 //! Journeys through the shipped program: a real process, real sockets, a backend that records
 //! every byte. No sleeps: conditions are waited for, with a deadline.
 
-mod admin_commands;
 mod admin;
+mod admin_commands;
 mod admin_hygiene;
 mod backend;
 mod backups;
