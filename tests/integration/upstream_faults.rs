@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::backend::{Act, Backend, ok};
+use crate::backend::{Act, Backend, Nowhere, ok};
 use crate::guard::{Guard, Setup, TOKEN, route, wait_for};
 
 fn reason(guard: &Guard, status: u16) -> String {
@@ -16,23 +16,18 @@ fn reason(guard: &Guard, status: u16) -> String {
     guard.access_line(&id)["reason"].as_str().expect("a word").to_owned()
 }
 
-/// An address at which nobody listens.
-fn nowhere() -> std::net::SocketAddr {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound")
-}
-
 #[test]
 fn a_backend_that_is_down_is_503_after_the_wait() {
-    let address = nowhere();
-    let routes = route(address, ", connect_wait: 200ms");
-    let guard = Setup::new(address).routes(&routes).start();
+    let nowhere = Nowhere::new();
+    let routes = route(nowhere.address, ", connect_wait: 200ms");
+    let guard = Setup::new(nowhere.address).routes(&routes).start();
     assert_eq!(reason(&guard, 503), "upstream_unavailable");
 }
 
 #[test]
 fn a_backend_that_restarts_costs_no_request() {
-    let address = nowhere();
-    let guard = Setup::new(address).start();
+    let nowhere = Nowhere::new();
+    let guard = Setup::new(nowhere.address).start();
     let client = std::thread::spawn({
         let mut client = guard.client();
         move || {
@@ -43,7 +38,7 @@ fn a_backend_that_restarts_costs_no_request() {
         }
     });
     wait_for("the request", || guard.metric("scim_guard_requests_in_flight") == 1.0);
-    let backend = Backend::on(TcpListener::bind(address).expect("still free"), |_| ok("{}"));
+    let backend = Backend::on(nowhere.listen(), |_| ok("{}"));
     assert_eq!(client.join().expect("no panic"), 200);
     assert_eq!(backend.only().body, b"abc");
 }

@@ -2,12 +2,12 @@
 //! be.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{Act, Backend, ok};
+use crate::backend::{Act, Backend, Nowhere, ok};
 use crate::guard::{Guard, Setup, TENANT, TOKEN, route, wait_for};
 
 fn routes(keys: &str) -> String {
@@ -23,11 +23,6 @@ fn setup(keys: &str) -> Setup {
 fn statuses(guard: &Guard, count: usize) -> Vec<u16> {
     let mut client = guard.client();
     (0..count).map(|_| client.get("/Users", TOKEN).status).collect()
-}
-
-/// An address at which nobody listens.
-fn nowhere() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound")
 }
 
 #[test]
@@ -95,12 +90,13 @@ fn requests_take_turns_over_several_backends() {
 #[test]
 fn a_backend_that_is_down_is_passed_over_and_comes_back() {
     let up = Backend::friendly();
-    let down = nowhere();
-    let guard = setup(&format!("urls: ['http://{down}/', 'http://{}/']", up.address)).start();
+    let down = Nowhere::new();
+    let urls = format!("urls: ['http://{}/', 'http://{}/']", down.address, up.address);
+    let guard = setup(&urls).start();
     // It costs no request and no wait: the other one is asked at once.
     assert_eq!(statuses(&guard, 6), [200; 6]);
     assert_eq!(up.seen().len(), 6);
-    let back = Backend::on(TcpListener::bind(down).expect("still free"), |_| ok("{}"));
+    let back = Backend::on(down.listen(), |_| ok("{}"));
     wait_for("its turn", || {
         assert_eq!(statuses(&guard, 1), [200]);
         !back.seen().is_empty()
@@ -112,12 +108,12 @@ fn a_backend_that_is_down_is_passed_over_and_comes_back() {
 
 #[test]
 fn all_backends_down_is_503_until_one_is_back() {
-    let (one, two) = (nowhere(), nowhere());
-    let keys = |wait| format!("urls: ['http://{one}/', 'http://{two}/'], connect_wait: {wait}");
-    let guard = setup(&keys("100ms")).start();
+    let (one, two) = (Nowhere::new(), Nowhere::new());
+    let urls = format!("'http://{}/', 'http://{}/'", one.address, two.address);
+    let guard = setup(&format!("urls: [{urls}], connect_wait: 100ms")).start();
     assert_eq!(statuses(&guard, 1), [503]);
     // Both rest now, and are tried all the same.
-    let back = Backend::on(TcpListener::bind(two).expect("still free"), |_| ok("{}"));
+    let back = Backend::on(two.listen(), |_| ok("{}"));
     assert_eq!(statuses(&guard, 1), [200]);
     assert_eq!(back.seen().len(), 1);
 }

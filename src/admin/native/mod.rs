@@ -31,7 +31,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HOST};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 use http_body::Frame;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ use crate::server::{self, Connection, HeadFault};
 use crate::telemetry::metrics::Metrics;
 use input::{Peer, RequestId};
 pub use openapi::openapi;
-use problem::{Cause, Fault, INVALID, PROBLEM_TYPE};
+use problem::{Cause, Fault, PROBLEM_TYPE};
 
 /// The face, cheap to clone: one for each worker.
 #[derive(Clone)]
@@ -125,7 +125,7 @@ async fn observe(
     mut request: Request<Body>,
     next: Next,
 ) -> Response {
-    let id = request_id(&request);
+    let id = request_id(request.headers());
     let action = action(&shared, &request);
     request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = match request.extensions().get() {
@@ -135,9 +135,7 @@ async fn observe(
     if let Some(Cause(cause)) = response.extensions_mut().remove() {
         tracing::error!(request_id = id, action, "the admin API failed: {cause}");
     }
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(REQUEST_ID, HeaderValue::from_str(&id).expect("it is printable"));
+    always(response.headers_mut(), &id);
     let class = match response.status().as_u16() {
         ..400 => "2xx",
         400..500 => "4xx",
@@ -145,6 +143,12 @@ async fn observe(
     };
     shared.metrics.admin_requests.with_label_values(&[action, class]).inc();
     response
+}
+
+/// What no answer may lack.
+fn always(headers: &mut HeaderMap, request_id: &str) {
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REQUEST_ID, HeaderValue::from_str(request_id).expect("it is printable"));
 }
 
 /// Problem details in the place of a refusal that our HTTP library has written by itself.
@@ -173,9 +177,9 @@ fn action<'a>(shared: &'a Shared, request: &Request<Body>) -> &'a str {
 }
 
 /// The client's request id if it is one that can be logged, else a new one.
-fn request_id(request: &Request<Body>) -> String {
+fn request_id(headers: &HeaderMap) -> String {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let mut given = request.headers().get_all(REQUEST_ID).iter();
+    let mut given = headers.get_all(REQUEST_ID).iter();
     let id = given.next().filter(|_| given.next().is_none()).and_then(|id| id.to_str().ok());
     let usable = |id: &&str| {
         (1..=64).contains(&id.len()) && id.bytes().all(allowed) && !input::holds_token(id)
@@ -225,9 +229,14 @@ impl server::Service for Native {
         response
     }
 
-    fn refuse(&self, fault: HeadFault, _: Request<Incoming>, _: &Connection) -> Response {
-        let mut response = Fault::new(&INVALID, fault.detail()).into_response();
-        *response.status_mut() = fault.status();
+    fn refuse(&self, fault: HeadFault, request: Request<Incoming>, _: &Connection) -> Response {
+        let kind = match fault {
+            HeadFault::Framing(_) | HeadFault::Target(_) => &problem::AMBIGUOUS,
+            HeadFault::Authorization(_) => &problem::LOGIN_MALFORMED,
+            HeadFault::TooLarge(_) => &problem::HEAD_TOO_LARGE,
+        };
+        let mut response = Fault::new(kind, fault.detail()).into_response();
+        always(response.headers_mut(), &request_id(request.headers()));
         response
     }
 }

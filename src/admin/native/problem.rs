@@ -56,6 +56,7 @@ const CHANGES_COMPACTED: Kind =
 const HISTORY_UNKNOWN: Kind =
     Kind(410, "history_unknown", "The store has never been at this position");
 pub const BODY_TOO_LARGE: Kind = Kind(413, "body_too_large", "The body is too large");
+pub const HEAD_TOO_LARGE: Kind = Kind(431, "head_too_large", "The request's head is too large");
 pub const MEDIA_TYPE: Kind = Kind(415, "media_type_unsupported", "The body is not JSON");
 const LOGINS_LIMITED: Kind = Kind(429, "logins_limited", "Too many failed logins");
 const INTERNAL: Kind = Kind(500, "internal", "Something went wrong here");

@@ -580,7 +580,7 @@ fn floods_end_or_are_borne_and_harm_nobody() {
     raw.write(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
     raw.request(1, &usual, true);
     assert_eq!(raw.sees(1), Sees::Status(200));
-    assert_eq!(raw.sees(1), Sees::Gone);
+    assert_eq!(raw.sees(1), Sees::Reset);
     // A request that never ends.
     let mut raw = Raw::connect(bed.guard.proxy);
     let mut fields = usual.clone();
