@@ -198,7 +198,10 @@ impl App {
             return Err(Failure(format!("{key} has changed, which needs a restart")));
         }
         let Doors { proxy: doors, admin: admin_tls, watched } = doors(&new)?;
-        let prepared = new.admin.as_ref().map(AdminFace::prepare).transpose()?;
+        let prepared = match (&self.admin, &new.admin) {
+            (Some(face), Some(admin)) => Some(face.prepare(&new, admin).await?),
+            _ => None,
+        };
         if let (Some(proxy), Some(config)) = (&mut self.proxy, &new.proxy) {
             let settings = settings(config, &new.log)?;
             let mut superfluous: Vec<_> = proxy.acceptors.iter().map(|(it, _)| *it).collect();
@@ -219,7 +222,7 @@ impl App {
         }
         self.certificates.replace(watched);
         if let (Some(face), Some(admin), Some(prepared)) = (&self.admin, &new.admin, prepared) {
-            face.reconfigure(&new, admin, prepared, admin_tls).await;
+            face.reconfigure(admin, prepared, admin_tls);
         }
         if let Some(driver) = &self.driver {
             driver.reconfigure(terms(&new));

@@ -214,13 +214,8 @@ impl Service {
         &self.clock
     }
 
-    /// Takes over limits and tenants of a config, and declares those that are new.
-    pub async fn configure(
-        &self,
-        limits: &AdminLimits,
-        tenants: HashSet<TenantId>,
-    ) -> Result<(), Failed> {
-        self.limits.store(Arc::new(limits.clone()));
+    /// Declares the tenants that are new.
+    pub async fn declare(&self, tenants: &HashSet<TenantId>) -> Result<(), Failed> {
         let known: HashSet<_> =
             self.store.tenants().await?.into_iter().map(|row| row.tenant).collect();
         for tenant in tenants.difference(&known) {
@@ -232,8 +227,13 @@ impl Service {
                 Err(problem) => return Err(Failed(format!("tenant {tenant}: {problem:?}"))),
             }
         }
-        self.configured.store(Arc::new(tenants));
         Ok(())
+    }
+
+    /// Takes over limits and tenants of a config; the tenants are declared.
+    pub fn configure(&self, limits: &AdminLimits, tenants: HashSet<TenantId>) {
+        self.limits.store(Arc::new(limits.clone()));
+        self.configured.store(Arc::new(tenants));
     }
 
     /// Whose token it is. A failed login is audited, as far as strangers may make us write.

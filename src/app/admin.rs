@@ -62,7 +62,9 @@ impl Core {
             clock.clone(),
             Arc::clone(metrics),
         );
-        service.configure(&admin.limits, tenants(config, admin)).await.map_err(of_store)?;
+        let tenants = tenants(config, admin);
+        service.declare(&tenants).await.map_err(of_store)?;
+        service.configure(&admin.limits, tenants);
         Ok(Self { store, replicas, service: Arc::new(service) })
     }
 }
@@ -90,6 +92,7 @@ pub struct AdminFace {
 /// A config of the admin API that was read and may be put into force.
 pub struct Prepared {
     tokens: Vec<tokens::Loaded>,
+    tenants: HashSet<TenantId>,
 }
 
 impl AdminFace {
@@ -123,25 +126,20 @@ impl AdminFace {
         Self { core, face, acceptor, leaving, keeper }
     }
 
-    /// Reads what a new config names, and changes nothing.
-    pub fn prepare(admin: &Admin) -> Result<Prepared, Failure> {
+    /// Does what can fail: reads the tokens that a new config names, and declares its tenants, which
+    /// are no harm should the rest of the config not come into force.
+    pub async fn prepare(&self, config: &Config, admin: &Admin) -> Result<Prepared, Failure> {
         let tokens = Tokens::load(&admin.tokens).map_err(|faults| Failure(faults.join("\n")))?;
-        Ok(Prepared { tokens })
+        let tenants = tenants(config, admin);
+        let declared = self.core.service.declare(&tenants).await;
+        declared.map_err(|failed| Failure(format!("admin.tenants: {failed}")))?;
+        Ok(Prepared { tokens, tenants })
     }
 
-    pub async fn reconfigure(
-        &self,
-        config: &Config,
-        admin: &Admin,
-        prepared: Prepared,
-        tls: Option<Arc<Tls>>,
-    ) {
+    pub fn reconfigure(&self, admin: &Admin, prepared: Prepared, tls: Option<Arc<Tls>>) {
         self.core.service.tokens().configure(prepared.tokens);
+        self.core.service.configure(&admin.limits, prepared.tenants);
         self.acceptor.secure(Transport { tls, h2c: false });
-        let configured = self.core.service.configure(&admin.limits, tenants(config, admin)).await;
-        if let Err(failed) = configured {
-            tracing::error!("admin.tenants: not declared: {failed}");
-        }
     }
 
     pub fn service(&self) -> &Arc<Service> {

@@ -76,7 +76,9 @@ impl World {
         );
         let service = Arc::new(service);
         let tenants = ["z-1", "z-2"].map(|it| TenantId::parse(it).expect("valid"));
-        service.configure(&limits, tenants.into_iter().collect()).await.expect("in memory");
+        let tenants = tenants.into_iter().collect();
+        service.declare(&tenants).await.expect("in memory");
+        service.configure(&limits, tenants);
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
         let native =
             Native::with_beat(Arc::clone(&service), Arc::clone(&metrics), stop.clone(), BEAT);
