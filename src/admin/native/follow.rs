@@ -146,8 +146,12 @@ pub async fn look_up(
     put, path = "/v1/replicas/{instance}", tag = "following",
     params(("instance" = String, Path, description = "Chosen at random by each process.")),
     request_body = ReportJson,
-    responses((status = 200, body = HeadJson, description = "The head, read after the report \
-        arrived.", headers(("Scim-Guard-Revision" = u64))))
+    responses(
+        (status = 200, body = HeadJson, description = "The head, read after the report arrived.",
+            headers(("Scim-Guard-Revision" = u64))),
+        (status = 503, description = "`replicas_limited`, `store_failed`, with \
+            `Retry-After`"),
+    )
 )]
 pub async fn put_replica(
     State(shared): State<Arc<Shared>>,

@@ -96,7 +96,7 @@ fn refusals(operation: &mut Operation) {
 }
 
 const EVERYWHERE: [(&str, &str); 5] = [
-    ("400", "`invalid`, with `field`"),
+    ("400", "`invalid`, with `field`; `authorization_malformed`, `framing_invalid`"),
     ("401", "`token_missing`, `invalid_token`"),
     ("403", "`role_insufficient`, with `role` and `needed`"),
     ("429", "`logins_limited`, with `Retry-After`"),
