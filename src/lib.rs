@@ -9,8 +9,8 @@
 //!
 //! A module imports only what stands below it, and no sibling (`tests/layering.rs`). From top to
 //! bottom: `cli`; `app`; `proxy`, `admin`, `ops`; `gate`; `refusal`, `route`; `authority`; `source`;
-//! `server`, `store`; `telemetry`; `config`; `credential`; `clock`; `guards`. The tests of the whole are
-//! in `simulation`.
+//! `server`, `store`; `telemetry`; `config`; `credential`; `clock`; `guards`. The tests
+//! of the whole are in `simulation`.
 
 pub mod admin;
 pub mod app;

@@ -39,6 +39,7 @@ pub struct Proxy {
     pub requests: Vec<Request>,
     /// Answers that came, and may come again.
     pub echoes: Vec<Event>,
+    /// When its reports and listings were sent, and with what they were answered.
     pub reads: Vec<(Timestamp, Head)>,
 }
 

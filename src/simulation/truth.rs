@@ -63,7 +63,7 @@ struct Receipted {
 pub struct Sight<'a> {
     pub instance: &'a str,
     pub held: Option<&'a Position>,
-    /// When it sent those of its reports that were answered, and with what.
+    /// When its reports and listings were sent, and with what they were answered.
     pub reads: &'a [(Timestamp, Head)],
 }
 

@@ -13,7 +13,7 @@ use crate::authority::follow::{Ask, Event};
 use crate::authority::{Access, Answer};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::credential::feed::PageKey;
+use crate::credential::feed::{Head, PageKey};
 use crate::credential::{
     Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
 };
@@ -361,14 +361,12 @@ impl<'a> World<'a> {
                 let head = at_once(replicas.report(instance, report.clone(), &now));
                 let head = head.expect("memory works");
                 self.truth.noticed(&head);
-                let reader = from.and_then(|machine| self.machines[machine].proxy.as_mut());
-                if let Some(proxy) = reader {
-                    proxy.reads.push((sent, head.clone()));
-                }
+                self.note_read(from, sent, &head);
                 Event::Reported(Ok(head))
             }
             Ask::Page { ticket, after } => {
                 let page = at_once(store.page(after.as_ref(), None, 2)).expect("memory works");
+                self.note_read(from, sent, &page.head);
                 Event::Page { ticket: *ticket, reply: Ok(page) }
             }
             Ask::Poll { ticket, after } => {
@@ -383,6 +381,13 @@ impl<'a> World<'a> {
                 Event::LookedUp { digest: *digest, reply: Ok((head, row)) }
             }
             Ask::Stream { .. } | Ask::Answer(..) => unreachable!("no exchange"),
+        }
+    }
+
+    /// What the store said to a question that was sent then, a proxy knows to have been so later.
+    fn note_read(&mut self, by: Option<usize>, sent: Timestamp, head: &Head) {
+        if let Some(proxy) = by.and_then(|machine| self.machines[machine].proxy.as_mut()) {
+            proxy.reads.push((sent, head.clone()));
         }
     }
 
