@@ -1,6 +1,7 @@
 //! The embedded admin API: one service, whichever dialect asks. It knows who may do what, what a
 //! credential must look like, and leaves the keeping to the store.
 
+mod access;
 pub mod native;
 pub(crate) mod rules;
 pub mod tokens;
@@ -17,7 +18,7 @@ use crate::config::{AdminLimits, Role};
 use crate::credential::feed::{Changes, Gone, Head, Page, PageKey, Position, Report, TenantRow};
 use crate::credential::token::MintedToken;
 use crate::credential::{
-    BearerToken, Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
+    Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
 };
 use crate::store::replicas::{Future, Receipt, ReplicaState, Replicas};
 use crate::store::{
@@ -25,6 +26,8 @@ use crate::store::{
     View, WriteError, Written,
 };
 use crate::telemetry::metrics::Metrics;
+pub use access::Caller;
+use access::Right;
 pub use rules::Overlap;
 pub use tokens::{Rejected, Token, Tokens};
 
@@ -40,63 +43,6 @@ pub struct Service {
     failures: Mutex<(Uptime, u32)>,
     clock: Clock,
     metrics: Arc<Metrics>,
-}
-
-/// Who asks, and from where.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    pub token: Arc<Token>,
-    pub peer: String,
-    pub request_id: String,
-}
-
-impl Caller {
-    fn may(&self, right: Right) -> Result<(), Problem> {
-        let granted = match self.token.role {
-            Role::Operator => true,
-            Role::Responder => matches!(right, Right::See | Right::Disable),
-            Role::Reader => matches!(right, Right::See | Right::Follow),
-            Role::Replica => matches!(right, Right::Follow | Right::Report),
-        };
-        if granted {
-            Ok(())
-        } else {
-            Err(Problem::RoleInsufficient { role: self.token.role, needed: right.role() })
-        }
-    }
-
-    /// A tenant that the token is not for is as good as none.
-    fn may_in(&self, right: Right, tenant: &TenantId) -> Result<(), Problem> {
-        self.may(right)?;
-        if self.token.sees(tenant) { Ok(()) } else { Err(Problem::TenantUnknown(tenant.clone())) }
-    }
-
-    /// Whether it may see digests.
-    pub fn sees_digests(&self) -> bool {
-        self.token.role == Role::Replica
-    }
-}
-
-/// What a role may be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Right {
-    See,
-    Disable,
-    Change,
-    Follow,
-    Report,
-}
-
-impl Right {
-    /// The least role that has it.
-    fn role(self) -> Role {
-        match self {
-            Self::See => Role::Reader,
-            Self::Disable => Role::Responder,
-            Self::Change => Role::Operator,
-            Self::Follow | Self::Report => Role::Replica,
-        }
-    }
 }
 
 /// Why something was not done, to be told in the words of a dialect.
@@ -344,7 +290,7 @@ impl Service {
         let right = if restricts && patch.label.is_none() { Right::Disable } else { Right::Change };
         caller.may_in(right, &key.0)?;
         if let Some(label) = &patch.label {
-            checked_label(label)?;
+            rules::checked_label(label)?;
         }
         let action = match patch.status {
             Some(Status::Disabled) => "credential.disable",
@@ -494,7 +440,7 @@ impl Service {
         report.used.retain(|((tenant, _), _)| caller.token.sees(tenant));
         report.would_revive.retain(|(tenant, _)| caller.token.sees(tenant));
         report.would_revive.truncate(REVIVED_MAX);
-        let (instance, now) = (lease(caller, instance), self.clock.now());
+        let (instance, now) = (caller.lease(instance), self.clock.now());
         if !self.replicas.has_room(&instance, &now).await? {
             return Err(Problem::ReplicasLimited);
         }
@@ -503,7 +449,7 @@ impl Service {
 
     pub async fn deregister(&self, caller: &Caller, instance: &str) -> Result<(), Problem> {
         caller.may(Right::Report)?;
-        Ok(self.replicas.remove(&lease(caller, instance)).await?)
+        Ok(self.replicas.remove(&caller.lease(instance)).await?)
     }
 
     pub async fn replicas(&self, caller: &Caller) -> Result<Vec<ReplicaState>, Problem> {
@@ -613,9 +559,9 @@ impl Service {
         let (digest, hint, minted) = match secret {
             Secret::Mint => {
                 let token = MintedToken::mint();
-                (token.digest(), Some(hint(token.reveal())), Some(token))
+                (token.digest(), Some(rules::hint(token.reveal())), Some(token))
             }
-            Secret::Known(text) => (strong(&text)?, Some(hint(&text)), None),
+            Secret::Known(text) => (rules::strong(&text)?, Some(rules::hint(&text)), None),
             Secret::Digest(digest) if digest == TokenDigest::of(b"") => {
                 let what = "is the digest of an empty text: the variable was not set".to_owned();
                 return Err(Problem::Invalid { field: "digest", what });
@@ -633,7 +579,7 @@ impl Service {
             credential,
             revision: Revision(0),
             create_time: now,
-            label: checked_label(label)?.to_owned(),
+            label: rules::checked_label(label)?.to_owned(),
             hint,
             origin: Origin::Local,
             created_by: caller.token.name.clone(),
@@ -863,42 +809,3 @@ impl Problem {
         }
     }
 }
-
-/// A lease belongs to the token that it came by: no other one speaks for the instance.
-fn lease(caller: &Caller, instance: &str) -> String {
-    format!("{}:{instance}", caller.token.name)
-}
-
-/// The last characters of a token, by which people tell two apart.
-fn hint(token: &str) -> String {
-    token.get(token.len().saturating_sub(4)..).unwrap_or_default().to_owned()
-}
-
-/// The digest of a token made elsewhere, if it is one that cannot be guessed at once.
-fn strong(token: &str) -> Result<TokenDigest, Problem> {
-    let invalid = |what: &str| Problem::Invalid { field: "secret", what: what.to_owned() };
-    let parsed = BearerToken::parse(token.as_bytes()).ok_or_else(|| {
-        invalid("must be 1 to 4096 printable ASCII characters without blank and comma")
-    })?;
-    let kinds: HashSet<u8> = token.bytes().collect();
-    if token.len() < SECRET_BYTES_MIN || kinds.len() < SECRET_KINDS_MIN {
-        return Err(invalid(
-            "is too easy to guess: it must have 20 characters at least, and 8 different ones",
-        ));
-    }
-    Ok(parsed.digest())
-}
-
-const SECRET_BYTES_MIN: usize = 20;
-const SECRET_KINDS_MIN: usize = 8;
-
-fn checked_label(label: &str) -> Result<&str, Problem> {
-    if label.len() <= LABEL_BYTES_MAX && !label.chars().any(char::is_control) {
-        Ok(label)
-    } else {
-        let what = "must have at most 256 bytes and no control characters".to_owned();
-        Err(Problem::Invalid { field: "label", what })
-    }
-}
-
-const LABEL_BYTES_MAX: usize = 256;

@@ -1,11 +1,12 @@
-//! What may be written, as pure functions over what a transaction sees. They run within it, so a
-//! limit holds however many ask at a time.
+//! What may be written: pure functions over what a transaction sees, which run within it, so that a
+//! limit holds however many ask at a time; and what a token and a label must be.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use super::Patch;
+use super::{Patch, Problem};
 use crate::clock::Timestamp;
-use crate::credential::{CredentialId, Expiry, Status};
+use crate::credential::{BearerToken, CredentialId, Expiry, Status, TokenDigest};
 use crate::store::{Denied, Edit, Record, View};
 
 /// Makes room for nobody: a new credential must fit the limit as things are. Expired ones count,
@@ -125,11 +126,45 @@ fn free(view: &View, new: &Record) -> Result<(), Denied> {
     }
 }
 
+/// The last characters of a token, by which people tell two apart.
+pub fn hint(token: &str) -> String {
+    token.get(token.len().saturating_sub(4)..).unwrap_or_default().to_owned()
+}
+
+/// The digest of a token made elsewhere, if it is one that cannot be guessed at once.
+pub fn strong(token: &str) -> Result<TokenDigest, Problem> {
+    let invalid = |what: &str| Problem::Invalid { field: "secret", what: what.to_owned() };
+    let parsed = BearerToken::parse(token.as_bytes()).ok_or_else(|| {
+        invalid("must be 1 to 4096 printable ASCII characters without blank and comma")
+    })?;
+    let kinds: HashSet<u8> = token.bytes().collect();
+    if token.len() < SECRET_BYTES_MIN || kinds.len() < SECRET_KINDS_MIN {
+        return Err(invalid(
+            "is too easy to guess: it must have 20 characters at least, and 8 different ones",
+        ));
+    }
+    Ok(parsed.digest())
+}
+
+const SECRET_BYTES_MIN: usize = 20;
+const SECRET_KINDS_MIN: usize = 8;
+
+pub fn checked_label(label: &str) -> Result<&str, Problem> {
+    if label.len() <= LABEL_BYTES_MAX && !label.chars().any(char::is_control) {
+        Ok(label)
+    } else {
+        let what = "must have at most 256 bytes and no control characters".to_owned();
+        Err(Problem::Invalid { field: "label", what })
+    }
+}
+
+const LABEL_BYTES_MAX: usize = 256;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::credential::feed::TenantRow;
-    use crate::credential::{Credential, Revision, TenantId, TokenDigest};
+    use crate::credential::{Credential, Revision, TenantId};
     use crate::store::Origin;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
