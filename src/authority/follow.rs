@@ -4,10 +4,10 @@
 //! [`Applier`], and says what to ask for next. It does no I/O, so a simulation can drive it.
 //!
 //! Four rules make it safe. The table is the store's state at the position that is reported, and
-//! goes on only by what follows on that very position. It counts as fresh as of the *sending* of the
-//! last report whose answered head it has applied. A row's own revision decides between what comes
-//! late and what is here. And a store whose present does not follow from what we hold is *disputed*:
-//! only what takes rights away is taken from it, until an operator accepts it.
+//! goes on only by what follows on that very position. It counts as fresh as of the *sending* of
+//! the last report whose answered head it has applied. A row's own revision decides between what
+//! comes late and what is here. And a store whose present does not follow from what we hold is
+//! *disputed*: only what takes rights away is taken from it, until an operator accepts it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -129,6 +129,8 @@ pub struct Follower {
     unreported: bool,
     /// A report whose answered head is not applied yet.
     unconfirmed: Option<(Now, Position)>,
+    /// A report whose answered head was passed without standing on it.
+    passed: Option<(Now, Revision)>,
     failures: u32,
     /// Uses that are to be reported.
     unsaid: Vec<Use>,
@@ -226,6 +228,7 @@ impl Follower {
             report_due: None,
             unreported: true,
             unconfirmed: None,
+            passed: None,
             failures: 0,
             unsaid: Vec::new(),
             used_from: now.wall,
@@ -396,6 +399,7 @@ impl Follower {
             }
             Relation::Rewound => self.dispute(&head, now, asks),
             Relation::Successor => {
+                self.confirm_passed(told.as_ref());
                 // One who is always a little behind gets there for the older head at least.
                 let position = &head.position;
                 let older = |old: &Position| {
@@ -450,11 +454,25 @@ impl Follower {
     /// The table is fresh as of a report once the head that answered it is applied.
     fn confirm(&mut self) {
         let (Some((sent, head)), Some(held)) = (&self.unconfirmed, &self.held) else { return };
-        let applied =
-            held == head || (held.history == head.history && held.revision > head.revision);
-        if !self.disputed && (applied || off(Guard::Heads)) {
+        if self.disputed {
+            return;
+        }
+        if held == head || off(Guard::Heads) {
             self.applier.authority().confirm(*sent);
+            (self.unconfirmed, self.passed) = (None, None);
+        } else if held.history == head.history && held.revision > head.revision {
+            self.passed = Some((*sent, head.revision));
             self.unconfirmed = None;
+        }
+    }
+
+    /// A head that was passed may be of another past than what is held: that of a store which was
+    /// rewound while changes of the old one still came in. It counts once the store is known to know
+    /// what came after it.
+    fn confirm_passed(&mut self, known: Option<&Position>) {
+        let known = known.map_or(Revision(0), |known| known.revision);
+        if let Some((sent, _)) = self.passed.take_if(|(_, head)| *head <= known) {
+            self.applier.authority().confirm(sent);
         }
     }
 
@@ -478,7 +496,8 @@ impl Follower {
         );
         self.disputed = true;
         self.tell_dispute(true);
-        (self.cursor, self.poll, self.survey, self.unconfirmed) = (None, None, None, None);
+        (self.cursor, self.poll, self.survey) = (None, None, None);
+        (self.unconfirmed, self.passed) = (None, None);
         self.stream = Stream::default();
         self.want(Purpose::Restrict, now, asks);
     }
@@ -607,6 +626,7 @@ impl Follower {
                 self.held = Some(position.clone());
                 (self.disputed, self.lost) = (false, false);
                 self.would_revive.clear();
+                self.passed = None;
                 self.tell_dispute(false);
                 self.stream = Stream::default();
             }
@@ -1027,6 +1047,28 @@ mod tests {
         assert_eq!(reports(&asks), Some(&Some(position("h1", 4))));
         talk.step(Event::Reported(Ok(head("h1", 4))));
         assert_eq!(talk.age(), Some(0));
+    }
+
+    #[test]
+    fn a_head_that_was_passed_confirms_once_the_store_knows_what_came_after_it() {
+        let passed = || {
+            let mut talk = Talk::listed();
+            talk.step(Event::Reported(Ok(head("h1", 3))));
+            talk.wait(10);
+            let mut changes = change(disabled("a", 5));
+            changes.changes.insert(0, Change::Credential(disabled("b", 4)));
+            talk.stream(3, changes);
+            talk.step(Event::Reported(Ok(head("h1", 4))));
+            assert_eq!(talk.age(), Some(10), "it may be another change than the one applied");
+            talk.clock.advance(Duration::from_secs(2));
+            talk
+        };
+        let mut talk = passed();
+        talk.step(Event::Reported(Ok(head("h1", 6))));
+        assert_eq!(talk.age(), Some(2));
+        let mut talk = passed();
+        talk.step(Event::Reported(Ok(Head { disputed: true, ..head("h1", 6) })));
+        assert_eq!(talk.age(), Some(12));
     }
 
     #[test]

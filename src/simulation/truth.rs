@@ -193,7 +193,9 @@ impl Truth {
             return;
         }
         let at = self.back_to(receipt.revision.0, &self.present).expect("it is of this store");
-        let told: HashSet<_> = receipt.replicas.iter().map(|it| it.instance.as_str()).collect();
+        // Of one without a table it has only heard what was sent before it came to be.
+        let told = receipt.replicas.iter().filter(|it| it.applied.is_some());
+        let told: HashSet<_> = told.map(|it| it.instance.as_str()).collect();
         let unheard = |it: &&String| self.replaced_unnoticed && !told.contains(it.as_str());
         let except: HashSet<String> = tables.iter().filter(unheard).cloned().collect();
         let receipted = || Receipted { at, except: except.clone() };
@@ -246,7 +248,7 @@ impl Truth {
         }
     }
 
-    /// A request was answered with 401; `live` is whether the store had the token good all the time.
+    /// A request was answered with 401; `live` is whether the store had its token good throughout.
     pub fn condemned(
         &mut self,
         by: &Sight<'_>,
