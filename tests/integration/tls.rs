@@ -246,7 +246,7 @@ fn handshakes_that_fail_are_counted_and_harm_nobody() {
     stopping.write(&[22, 3, 1, 2, 0]);
     assert!(guard.client().rest().is_empty());
     assert!(stopping.rest().is_empty());
-    assert_eq!(rejects(&guard, "header_timeout"), 2.0);
+    wait_for("the count", || rejects(&guard, "header_timeout") == 2.0);
 
     // A look at the port.
     drop(connect(guard.proxy));
