@@ -270,15 +270,6 @@ impl Service {
         Ok(Created { record, secret })
     }
 
-    pub async fn set_status(
-        &self,
-        caller: &Caller,
-        key: &PageKey,
-        status: Status,
-    ) -> Result<Changed, Problem> {
-        self.patch(caller, key, Patch { status: Some(status), label: None }).await
-    }
-
     /// Changes status and label, together if both are named.
     pub async fn patch(
         &self,
