@@ -5,7 +5,6 @@ mod certificates;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
@@ -13,17 +12,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
 
 use crate::authority::drive::Driver;
 use crate::authority::files::{self, INTERVAL};
 use crate::authority::follow::{Follower, Terms};
 use crate::authority::{ASKS_MAX, Applier, Authority};
 use crate::clock::Clock;
+use crate::config::value::ListenAddress;
 use crate::config::{self, Config, Limits, Source};
 use crate::ops::Ops;
 use crate::proxy::{Proxy, Settings, Shared};
-use crate::server::{Acceptor, Face, Tls, Transport, bind};
+use crate::server::{Acceptor, Face, Inherited, Listener, Tls, Transport};
 use crate::source::Feed;
 use crate::source::embedded::Embedded;
 use crate::source::native::Native;
@@ -53,7 +52,7 @@ struct ProxyFace {
     shared: Arc<Shared>,
     limits: Arc<ArcSwap<Limits>>,
     /// With the address as configured.
-    acceptors: Vec<(SocketAddr, Acceptor)>,
+    acceptors: Vec<(ListenAddress, Acceptor)>,
 }
 
 struct OpsFace {
@@ -74,11 +73,13 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl App {
-    /// Starts everything that the config names. Access lines go to `access`.
+    /// Starts everything that the config names, on sockets of its own where none is `inherited`.
+    /// Access lines go to `access`.
     pub async fn start(
         config: Config,
         clock: Clock,
         access: impl io::Write + Send + 'static,
+        mut inherited: Inherited,
     ) -> Result<Self, Failure> {
         let metrics = Arc::new(Metrics::new());
         let authority = Authority::new(&config.credentials, Arc::clone(&metrics));
@@ -88,15 +89,33 @@ impl App {
         let settings =
             config.proxy.as_ref().map(|proxy| settings(proxy, &config.log)).transpose()?;
         let Doors { proxy: doors, admin: admin_tls, watched } = doors(&config)?;
-        let listeners: Vec<_> =
-            doors.into_iter().map(Door::bind).collect::<Result<_, Failure>>()?;
-        let bind = |key, address: config::value::Address| bind_for(key, address.0);
+        let follows_another = !inherited.is_empty();
+        let mut listen = |key, address: ListenAddress| match inherited.take(&address) {
+            Some(listener) => listener.map_err(|error| unusable(key, &address, &error)),
+            None => bind(key, &address),
+        };
+        let mut listeners = Vec::new();
+        for door in doors {
+            let listener = listen(LISTENERS, door.address.clone())?;
+            listeners.push((door, listener));
+        }
+        let mut listen = |key, address| listen(key, ListenAddress::Tcp(address));
         let ops_listener =
-            config.ops.as_ref().map(|it| bind("ops.listen", it.listen)).transpose()?;
+            config.ops.as_ref().map(|it| listen("ops.listen", it.listen)).transpose()?;
         let admin_listener =
-            config.admin.as_ref().map(|it| bind("admin.listen", it.listen)).transpose()?;
+            config.admin.as_ref().map(|it| listen("admin.listen", it.listen)).transpose()?;
+        if let Some(address) = inherited.addresses().next() {
+            return Err(Failure(format!(
+                "LISTEN_FDS brings a socket that listens on {address}, which the config does not name: \
+                 name it, or do not pass it"
+            )));
+        }
         let core = match &config.admin {
-            Some(admin) => Some(Core::open(&config, admin, &clock, &metrics).await?),
+            Some(admin) => {
+                // Whoever held these sockets before may still hold the store.
+                let patience = if follows_another { admin::STORE_PATIENCE } else { Duration::ZERO };
+                Some(Core::open(&config, admin, &clock, &metrics, patience).await?)
+            }
             None => None,
         };
         let feed = feed(&config, core.as_ref(), &clock, &metrics)?;
@@ -161,11 +180,23 @@ impl App {
             minder,
             log_end,
         };
+        if follows_another {
+            app.load().await;
+        }
         if let Some(proxy) = &mut app.proxy {
             listeners.into_iter().for_each(|(door, listener)| proxy.accept(door, listener));
         }
         app.tell_config();
         Ok(app)
+    }
+
+    /// Waits for the table, which whoever has these sockets beside us may have: a request that
+    /// comes to us would be refused for nothing.
+    async fn load(&self) {
+        let begun = self.clock.now().boot;
+        while !self.is_loaded() && self.clock.now().boot.since(begun) < LOAD_PATIENCE {
+            tokio::time::sleep(LOAD_PAUSE).await;
+        }
     }
 
     /// The admin API of this process.
@@ -204,7 +235,8 @@ impl App {
         };
         if let (Some(proxy), Some(config)) = (&mut self.proxy, &new.proxy) {
             let settings = settings(config, &new.log)?;
-            let mut superfluous: Vec<_> = proxy.acceptors.iter().map(|(it, _)| *it).collect();
+            let mut superfluous: Vec<_> =
+                proxy.acceptors.iter().map(|(it, _)| it.clone()).collect();
             let (mut kept, mut bound) = (Vec::new(), Vec::new());
             for door in doors {
                 match superfluous.iter().position(|it| *it == door.address) {
@@ -212,7 +244,10 @@ impl App {
                         superfluous.remove(place);
                         kept.push(door);
                     }
-                    None => bound.push(door.bind()?),
+                    None => {
+                        let listener = bind(LISTENERS, &door.address)?;
+                        bound.push((door, listener));
+                    }
                 }
             }
             proxy.shared.settings.store(Arc::new(settings));
@@ -289,6 +324,9 @@ impl App {
     }
 }
 
+/// Then clients are told that we know nothing, which is better than no answer.
+const LOAD_PATIENCE: Duration = Duration::from_secs(30);
+const LOAD_PAUSE: Duration = Duration::from_millis(20);
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// For what the admin API still answers when we leave.
 const ADMIN_DRAIN: Duration = Duration::from_secs(5);
@@ -331,15 +369,8 @@ fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<Settings, Failur
 
 /// What a listener is to be: its address as configured, and how it is secured.
 struct Door {
-    address: SocketAddr,
+    address: ListenAddress,
     transport: Transport,
-}
-
-impl Door {
-    fn bind(self) -> Result<(Self, TcpListener), Failure> {
-        let listener = bind_for("proxy.listeners", self.address)?;
-        Ok((self, listener))
-    }
 }
 
 /// All doors, with the files of those that have some read.
@@ -351,7 +382,7 @@ struct Doors {
 
 fn doors(config: &Config) -> Result<Doors, Failure> {
     let (mut doors, mut watched, mut faults) = (Vec::new(), Vec::new(), Vec::new());
-    let mut load = |tls: Option<&config::tls::Tls>, place: &str, address| match tls
+    let mut load = |tls: Option<&config::tls::Tls>, place: &str, address: String| match tls
         .map(|tls| Watched::load(tls, place, address))
         .transpose()
     {
@@ -368,36 +399,42 @@ fn doors(config: &Config) -> Result<Doors, Failure> {
     let listeners = config.proxy.iter().flat_map(|proxy| &proxy.listeners);
     for (index, listener) in listeners.enumerate() {
         let place = format!("proxy.listeners[{index}].tls");
-        let tls = load(listener.tls.as_ref(), &place, listener.address);
+        let tls = load(listener.tls.as_ref(), &place, listener.address.to_string());
         let transport = Transport { tls, h2c: listener.h2c };
-        doors.push(Door { address: listener.address.0, transport });
+        doors.push(Door { address: listener.address.clone(), transport });
     }
     let admin = config.admin.as_ref();
-    let admin = admin.and_then(|admin| load(admin.tls.as_ref(), "admin.tls", admin.listen));
+    let admin =
+        admin.and_then(|admin| load(admin.tls.as_ref(), "admin.tls", admin.listen.to_string()));
     match faults.is_empty() {
         true => Ok(Doors { proxy: doors, admin, watched }),
         false => Err(Failure(faults.join("\n"))),
     }
 }
 
-fn bind_for(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    bind(address).map_err(|error| {
-        let mend = match error.kind() {
-            io::ErrorKind::AddrInUse => ": stop who listens there, or choose another port",
-            io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
-            io::ErrorKind::PermissionDenied => ": choose a port above 1023",
-            _ => "",
-        };
-        Failure(format!("{key}: cannot listen on {address}: {error}{mend}"))
-    })
+const LISTENERS: &str = "proxy.listeners";
+
+fn bind(key: &str, address: &ListenAddress) -> Result<Listener, Failure> {
+    Listener::bind(address).map_err(|error| unusable(key, address, &error))
+}
+
+fn unusable(key: &str, address: &ListenAddress, error: &io::Error) -> Failure {
+    let is_tcp = address.tcp().is_some();
+    let mend = match error.kind() {
+        io::ErrorKind::AddrInUse if is_tcp => ": stop who listens there, or choose another port",
+        io::ErrorKind::AddrInUse => ": stop who listens there, or choose another path",
+        io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
+        io::ErrorKind::PermissionDenied if is_tcp => ": choose a port above 1023",
+        io::ErrorKind::PermissionDenied => ": let us write into its directory",
+        io::ErrorKind::NotFound => ": make its directory",
+        _ => "",
+    };
+    Failure(format!("{key}: cannot listen on {address}: {error}{mend}"))
 }
 
 /// Tells where a face can be found, which port 0 leaves to the system.
-fn tell_listening(face: &str, listener: &TcpListener, tls: bool) {
-    match listener.local_addr() {
-        Ok(address) => tracing::info!(face, %address, tls, "listening"),
-        Err(error) => tracing::warn!(face, "listening at an unknown address: {error}"),
-    }
+fn tell_listening(face: &str, listener: &Listener, tls: bool) {
+    tracing::info!(face, address = %listener.address(), tls, "listening");
 }
 
 impl ProxyFace {
@@ -417,7 +454,7 @@ impl ProxyFace {
         Self { face: Arc::new(face), shared, limits, acceptors: Vec::new() }
     }
 
-    fn accept(&mut self, door: Door, listener: TcpListener) {
+    fn accept(&mut self, door: Door, listener: Listener) {
         tell_listening("proxy", &listener, door.transport.tls.is_some());
         self.acceptors.push((door.address, self.face.accept(listener, door.transport)));
     }
@@ -436,7 +473,7 @@ impl ProxyFace {
 }
 
 impl OpsFace {
-    fn start(ops: Ops, listener: TcpListener) -> Self {
+    fn start(ops: Ops, listener: Listener) -> Self {
         tell_listening("ops", &listener, false);
         let limits =
             Arc::new(ArcSwap::from_pointee(Limits { connections: 256, ..Limits::default() }));

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustix::net::sockopt::set_socket_send_buffer_size;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -17,10 +15,10 @@ use crate::clock::Clock;
 use crate::config::value::{RouteTenant, Size, Span};
 use crate::config::{Admin, Config, Limits};
 use crate::credential::TenantId;
-use crate::server::{Acceptor, Face, Tls, Transport};
+use crate::server::{Acceptor, Face, Listener, Tls, Transport};
 use crate::store::Store;
 use crate::store::replicas::{Progress, Replicas};
-use crate::store::sqlite::{Options, Sqlite};
+use crate::store::sqlite::{OpenError, Options, Sqlite};
 use crate::telemetry::metrics::Metrics;
 
 /// What there is before anybody is let in.
@@ -31,21 +29,33 @@ pub struct Core {
 }
 
 impl Core {
-    /// Opens the store, and on its first start makes the operator's token.
+    /// Opens the store, and on its first start makes the operator's token. Waits with `patience`
+    /// for a store that another process has.
     pub async fn open(
         config: &Config,
         admin: &Admin,
         clock: &Clock,
         metrics: &Arc<Metrics>,
+        patience: Duration,
     ) -> Result<Self, Failure> {
         let path = &admin.store.0;
         let failed = |what: String| Failure(format!("admin.store: {what}"));
         let loaded = Tokens::load(&admin.tokens).map_err(|faults| Failure(faults.join("\n")))?;
         let options = Options { insecure_network_store: admin.insecure_network_store };
         let now = clock.now();
-        let opened = Sqlite::open(path, options, now.wall).await;
-        let store: Arc<dyn Store> =
-            Arc::new(opened.map_err(|error| failed(error.to_string()))?.store);
+        let mut told = false;
+        let opened = loop {
+            match Sqlite::open(path, options, now.wall).await {
+                Err(OpenError::InUse(_)) if clock.now().boot.since(now.boot) < patience => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::info!("another process has the store; waiting for its end");
+                    }
+                    tokio::time::sleep(STORE_PAUSE).await;
+                }
+                opened => break opened.map_err(|error| failed(error.to_string()))?,
+            }
+        };
+        let store: Arc<dyn Store> = Arc::new(opened.store);
         tokens::first_operator(&*store, &tokens::file_beside(path)).await.map_err(failed)?;
         let of_store = |error: crate::store::Failed| failed(error.0);
         let tokens = Tokens::new(store.stored_tokens().await.map_err(of_store)?);
@@ -79,6 +89,10 @@ fn tenants(config: &Config, admin: &Admin) -> HashSet<TenantId> {
     admin.tenants.iter().map(|tenant| tenant.0.clone()).chain(routed).collect()
 }
 
+/// The longest that a process which we follow may take to drain.
+pub const STORE_PATIENCE: Duration = Duration::from_secs(120);
+const STORE_PAUSE: Duration = Duration::from_millis(50);
+
 /// The admin API at work.
 pub struct AdminFace {
     core: Core,
@@ -98,13 +112,13 @@ pub struct Prepared {
 impl AdminFace {
     pub fn start(
         core: Core,
-        listener: TcpListener,
+        listener: Listener,
         tls: Option<Arc<Tls>>,
         metrics: &Arc<Metrics>,
     ) -> Self {
         tell_listening("admin", &listener, tls.is_some());
-        // Connections have it from their listener. It fails for no socket that listens.
-        let _ = set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES);
+        // It fails for no socket that listens.
+        let _ = listener.limit_send_buffer(SEND_BUFFER_BYTES);
         let limits = Limits {
             request_body: Size(1 << 20),
             // Streams end by themselves before that.

@@ -27,12 +27,12 @@ impl Watched {
     pub fn load(
         config: &config::tls::Tls,
         place: &str,
-        listener: config::value::Address,
+        listener: String,
     ) -> Result<Self, Vec<String>> {
         // Looked at first: what changes while we read is a change.
         let files = WatchedFiles::new(config.files());
         let tls = Arc::new(Tls::load(config, place)?);
-        Ok(Self { tls, listener: listener.to_string(), files })
+        Ok(Self { tls, listener, files })
     }
 }
 

@@ -9,17 +9,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::Method;
-use tokio::net::TcpListener;
 
 use super::sample::{self, Sample};
 use super::serve::{Signals, control_runtime, leave};
 use crate::app::App;
 use crate::clock::Clock;
-use crate::config::value::{AdminUrl, SecretRef};
+use crate::config::value::{Address, AdminUrl, ListenAddress, SecretRef};
 use crate::config::{Config, Level, Limits, Log, LogFormat};
 use crate::credential::token::MintedToken;
 use crate::server::timer::TICK;
-use crate::server::{Face, Transport, bind};
+use crate::server::{Face, Inherited, Listener, Transport};
 use crate::source::client::Client;
 use crate::telemetry::Diagnostics;
 use crate::telemetry::metrics::Metrics;
@@ -39,7 +38,7 @@ async fn show(folder: &Path) -> Result<ExitCode, String> {
     let backend = bind_free(9000)?;
     let places = Places {
         proxy: free_port(8080)?,
-        backend: address(&backend)?,
+        backend: address(&backend),
         admin: free_port(8081)?,
         ops: free_port(9090)?,
         token: folder.join("admin.token"),
@@ -55,7 +54,7 @@ async fn show(folder: &Path) -> Result<ExitCode, String> {
         Face::start("sample", 1, &limits, &Arc::new(Metrics::new()), move |_| sample.clone());
     let face = Arc::new(face);
     let _accepting = face.accept(backend, Transport::default());
-    let app = App::start(config, Clock::system(), std::io::stdout()).await;
+    let app = App::start(config, Clock::system(), std::io::stdout(), Inherited::default()).await;
     let app = app.map_err(|failure| failure.to_string())?;
     while !app.is_loaded() {
         tokio::time::sleep(TICK).await;
@@ -169,16 +168,17 @@ Ctrl-C ends it. A line for each request follows.
 }
 
 /// The port that the docs name, or any other if somebody has it.
-fn bind_free(port: u16) -> Result<TcpListener, String> {
-    let at = |port| bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+fn bind_free(port: u16) -> Result<Listener, String> {
+    let loopback = |port| Address(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let at = |port| Listener::bind(&ListenAddress::Tcp(loopback(port)));
     at(port).or_else(|_| at(0)).map_err(|error| format!("cannot listen on loopback: {error}"))
 }
 
 /// An address to listen on in a moment.
 fn free_port(port: u16) -> Result<SocketAddr, String> {
-    address(&bind_free(port)?)
+    bind_free(port).map(|listener| address(&listener))
 }
 
-fn address(listener: &TcpListener) -> Result<SocketAddr, String> {
-    listener.local_addr().map_err(|error| format!("a listener without an address: {error}"))
+fn address(listener: &Listener) -> SocketAddr {
+    listener.address().tcp().expect("bound to a port")
 }

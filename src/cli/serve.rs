@@ -9,6 +9,7 @@ use super::ConfigFile;
 use crate::app::App;
 use crate::authority::files::INTERVAL;
 use crate::clock::Clock;
+use crate::server::Inherited;
 use crate::source::watch::{Look, WatchedFile};
 use crate::telemetry::Diagnostics;
 
@@ -18,11 +19,12 @@ pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
         // What is loaded next is at least as new as this; an error is told by the loading.
         let _ = watched.look();
     }
+    let inherited = Inherited::from_env()?;
     let config = file.load()?;
     let diagnostics = Diagnostics::start(&config.log);
     control_runtime()?.block_on(async {
         let mut signals = Signals::new()?;
-        let app = App::start(config, Clock::system(), std::io::stdout()).await;
+        let app = App::start(config, Clock::system(), std::io::stdout(), inherited).await;
         let mut app = app.map_err(|failure| failure.to_string())?;
         let hurried = loop {
             match signals.next(watched.as_mut()).await {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 
 use super::tls::Tls;
-use super::value::{Location, RouteTenant, Segment, Span};
+use super::value::{ListenAddress, Location, RouteTenant, Segment, Span};
 use super::yaml::Fault;
 use super::{Admin, Config, Limits, Proxy, Route, Source, Upstream};
 use crate::credential::feed::History;
@@ -57,7 +57,7 @@ fn check_proxy(proxy: &Proxy, faults: &mut Faults) {
     );
     for (index, network) in proxy.trusted_proxies.iter().enumerate() {
         faults.add_if(
-            network.0.prefix_len() == 0,
+            network.is_everybody(),
             format!("proxy.trusted_proxies[{index}]"),
             "trusts the whole world: name the networks of your own proxies",
         );
@@ -266,16 +266,17 @@ fn check_limits(limits: &Limits, faults: &mut Faults) {
 }
 
 fn check_ports(config: &Config, faults: &mut Faults) {
-    let ops = config.ops.iter().map(|ops| (ops.listen, "ops.listen".to_owned()));
-    let admin = config.admin.iter().map(|admin| (admin.listen, "admin.listen".to_owned()));
+    let tcp = ListenAddress::Tcp;
+    let ops = config.ops.iter().map(|ops| (tcp(ops.listen), "ops.listen".to_owned()));
+    let admin = config.admin.iter().map(|admin| (tcp(admin.listen), "admin.listen".to_owned()));
     let listeners = config.proxy.iter().flat_map(|proxy| proxy.listeners.iter().enumerate());
     let proxy = listeners
-        .map(|(index, listener)| (listener.address, format!("proxy.listeners[{index}].address")));
+        .map(|(index, it)| (it.address.clone(), format!("proxy.listeners[{index}].address")));
     let mut taken = Vec::new();
     for (address, place) in ops.chain(admin).chain(proxy) {
         let twin = taken.iter().find(|(other, _)| *other == address);
-        if let Some((_, other)) = twin.filter(|_| address.0.port() != 0) {
-            faults.add(&place, format!("is the same as {other}: choose another port"));
+        if let Some((_, other)) = twin.filter(|_| !address.has_port_0()) {
+            faults.add(&place, format!("is the same as {other}: choose another one"));
         }
         taken.push((address, place));
     }

@@ -18,8 +18,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tls::Tls;
 use value::{
-    Address, Authorization, HostName, Network, RoutePath, RouteTenant, SecretRef, Size, Span,
-    UpstreamUrl, rebase,
+    Address, Authorization, HostName, ListenAddress, Network, RoutePath, RouteTenant, SecretRef,
+    Size, Span, UpstreamUrl, rebase,
 };
 use yaml::{Fault, Node};
 
@@ -50,7 +50,8 @@ pub struct Proxy {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
     /// Peers whose `X-Forwarded-For`, `-Host` and `-Proto` are believed, each a network or an
-    /// address. A wrong entry lets strangers choose the address that is logged. Default: none.
+    /// address, or `unix:` for all who come by a Unix socket. A wrong entry lets strangers choose
+    /// the address that is logged. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<Network>,
     #[serde(default)]
@@ -60,12 +61,15 @@ pub struct Proxy {
     pub routes: Vec<Route>,
 }
 
-/// An address at which clients find us. Clear text without `tls`: have TLS end in front of it.
+/// An address at which clients find us. Clear text without `tls`: have TLS end in front of it. A
+/// socket that listens there already, passed by systemd or another supervisor (`LISTEN_FDS`), is
+/// taken over, so that no connection is refused while one process follows another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// Where to listen. Port 0 lets the system choose one, which the log then tells.
-    pub address: Address,
+    /// Where to listen. Port 0 lets the system choose one, which the log then tells. Who may look
+    /// into the directory of a Unix socket may connect to it.
+    pub address: ListenAddress,
     /// TLS 1.2 and 1.3. A list holds certificates for several names: the one whose names fit is
     /// shown, the first one to all others. Default: clear text.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -447,8 +451,10 @@ impl Config {
     }
 
     fn rebase(&mut self, directory: &Path) {
-        let listeners = self.proxy.iter_mut().flat_map(|proxy| &mut proxy.listeners);
-        listeners.filter_map(|it| it.tls.as_mut()).for_each(|tls| tls.rebase(directory));
+        for listener in self.proxy.iter_mut().flat_map(|proxy| &mut proxy.listeners) {
+            listener.address.rebase(directory);
+            listener.tls.iter_mut().for_each(|tls| tls.rebase(directory));
+        }
         let routes = self.proxy.iter_mut().flat_map(|proxy| &mut proxy.routes);
         for route in routes {
             route.upstream.rebase(directory);

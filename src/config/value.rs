@@ -171,14 +171,85 @@ written_as_text!(
     "^.+:[0-9]+$"
 );
 
-/// A network in CIDR form, or a single address.
+/// Where clients find us: `IP:PORT`, or `unix:SOCKET`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    Tcp(Address),
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// Whether the system is to choose the port.
+    pub fn has_port_0(&self) -> bool {
+        self.tcp().is_some_and(|address| address.port() == 0)
+    }
+
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.0),
+            Self::Unix(_) => None,
+        }
+    }
+
+    pub(super) fn rebase(&mut self, directory: &Path) {
+        if let Self::Unix(socket) = self {
+            rebase(socket, directory);
+        }
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        match text.strip_prefix("unix:") {
+            Some(socket) if is_socket_path(socket) => Ok(Self::Unix(socket.into())),
+            Some(_) => Err(Malformed),
+            None => text.parse().map(Self::Tcp),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(socket) => write!(f, "unix:{}", socket.display()),
+        }
+    }
+}
+
+written_as_text!(
+    ListenAddress,
+    "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080; or unix:SOCKET, such as unix:/run/scim-guard.sock",
+    "^(unix:.+|.+:[0-9]+)$"
+);
+
+/// A colon would end it where a path may follow.
+fn is_socket_path(path: &str) -> bool {
+    !path.is_empty() && !path.ends_with('/') && !path.contains(['\0', ':'])
+}
+
+/// A network in CIDR form, or a single address; `unix:` stands for all who come by a Unix socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network(pub ipnet::IpNet);
+pub enum Network {
+    Ip(ipnet::IpNet),
+    Unix,
+}
 
 impl Network {
-    /// IPv4 addresses written as IPv6 ones are the same peers.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.0.contains(&address.to_canonical())
+    /// IPv4 addresses written as IPv6 ones are the same peers. Who has none comes by a Unix socket.
+    pub fn contains(&self, peer: Option<IpAddr>) -> bool {
+        match (self, peer) {
+            (Self::Ip(network), Some(address)) => network.contains(&address.to_canonical()),
+            (Self::Unix, None) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it leaves nobody out.
+    pub fn is_everybody(&self) -> bool {
+        matches!(self, Self::Ip(network) if network.prefix_len() == 0)
     }
 }
 
@@ -186,21 +257,27 @@ impl FromStr for Network {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
+        if text == "unix:" {
+            return Ok(Self::Unix);
+        }
         let single = || text.parse::<IpAddr>().map(ipnet::IpNet::from);
-        text.parse().or_else(|_| single()).map(Self).map_err(|_| Malformed)
+        text.parse().or_else(|_| single()).map(Self::Ip).map_err(|_| Malformed)
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match self {
+            Self::Ip(network) => network.fmt(f),
+            Self::Unix => f.write_str("unix:"),
+        }
     }
 }
 
 written_as_text!(
     Network,
-    "a network or an address, such as 10.0.0.0/8",
-    "^[0-9a-fA-F:.]+(/[0-9]+)?$"
+    "a network or an address, such as 10.0.0.0/8; or unix: for all who come by a Unix socket",
+    "^([0-9a-fA-F:.]+(/[0-9]+)?|unix:)$"
 );
 
 /// A host name as it stands in a `Host` header, without a port. Compared without case.
@@ -387,9 +464,11 @@ impl FromStr for UpstreamUrl {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         if let Some(rest) = text.strip_prefix("unix:") {
             let (socket, path) = rest.split_once(':').unwrap_or((rest, "/"));
-            let named = !socket.is_empty() && !socket.ends_with('/') && !socket.contains('\0');
             let at = Location::Unix(socket.into());
-            return if named { Ok(Self { at, path: path.parse()? }) } else { Err(Malformed) };
+            return match is_socket_path(socket) {
+                true => Ok(Self { at, path: path.parse()? }),
+                false => Err(Malformed),
+            };
         }
         let (tls, rest) = match text.split_once("://") {
             Some(("http", rest)) => (false, rest),
@@ -778,6 +857,6 @@ mod tests {
         check::<RouteTenant>("*", Some("*"));
         check::<RouteTenant>("a/b", None);
         let network: Network = "10.0.0.0/8".parse().expect("valid");
-        assert!(network.contains("::ffff:10.1.2.3".parse().expect("valid")));
+        assert!(network.contains("::ffff:10.1.2.3".parse().ok()));
     }
 }

@@ -14,6 +14,7 @@ use super::balance::{Address, Peer};
 use super::pool::{Connection, Pool, Slot, Turn};
 use super::socket::Socket;
 use crate::clock::Now;
+use crate::server;
 use crate::server::timer::{Elapsed, Timer};
 
 /// A request in want of a connection.
@@ -118,20 +119,20 @@ async fn open(upstream: &Upstream, peer: &Peer, slot: Slot) -> std::io::Result<C
     let address = match &peer.address {
         Address::Tcp(address) => *address,
         Address::Unix(path) => {
-            let socket = Socket::Unix(UnixStream::connect(path).await?);
-            return Ok(Connection::new(socket, peer, 0, slot));
+            let plain = server::Socket::Right(UnixStream::connect(path).await?);
+            return Ok(Connection::new(Socket::Left(plain), peer, 0, slot));
         }
     };
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    let plain = server::Socket::Left(stream);
     let Some(secured) = &upstream.tls else {
-        return Ok(Connection::new(Socket::Tcp(stream), peer, 0, slot));
+        return Ok(Connection::new(Socket::Left(plain), peer, 0, slot));
     };
     let material = secured.tls.current().clone();
     let connector = TlsConnector::from(material.client.clone());
-    let stream = connector.connect(secured.names[peer.server].clone(), stream).await?;
-    let socket = Socket::Tls(Box::new(stream));
-    Ok(Connection::new(socket, peer, material.generation, slot))
+    let stream = connector.connect(secured.names[peer.server].clone(), plain).await?;
+    Ok(Connection::new(Socket::Right(Box::new(stream)), peer, material.generation, slot))
 }
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);

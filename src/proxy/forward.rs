@@ -152,7 +152,7 @@ impl Forward<'_> {
             request_id: &record.request_id,
             trace: &record.trace,
         };
-        let from_trusted = is_trusted(peer.to_canonical(), trusted);
+        let from_trusted = is_trusted(peer, trusted);
         headers::write(&mut head, &self.parts.headers, keeps, from_trusted, &identity);
         if let Some(secret) = upstream.secret().filter(|_| credential.is_some()) {
             headers::write_header(&mut head, "authorization", secret.as_bytes());

@@ -90,7 +90,9 @@ fn write_identity(out: &mut BytesMut, identity: &Identity<'_>) {
         write_header(out, TENANT, credential.tenant.as_str().as_bytes());
     }
     let origin = identity.origin;
-    write_header(out, FORWARDED_FOR, origin.client.to_string().as_bytes());
+    if let Some(client) = origin.client {
+        write_header(out, FORWARDED_FOR, client.to_string().as_bytes());
+    }
     write_header(out, FORWARDED_HOST, origin.host.as_bytes());
     write_header(out, FORWARDED_PROTO, origin.proto.as_bytes());
     write_header(out, REQUEST_ID.as_str(), identity.request_id.as_bytes());
@@ -138,7 +140,8 @@ fn is_ours(name: &str, from_trusted_proxy: bool) -> bool {
 /// Where a request comes from, as far as we believe it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Origin<'a> {
-    pub client: IpAddr,
+    /// None who came by a Unix socket.
+    pub client: Option<IpAddr>,
     pub host: &'a str,
     pub proto: &'static str,
 }
@@ -146,19 +149,18 @@ pub struct Origin<'a> {
 impl<'a> Origin<'a> {
     /// `host` is what the request itself names, `is_tls` how it came to us.
     pub fn new(
-        peer: IpAddr,
+        peer: Option<IpAddr>,
         is_tls: bool,
         host: &'a str,
         headers: &'a HeaderMap,
         trusted: &[Network],
     ) -> Self {
-        let peer = peer.to_canonical();
         let origin = Self { client: peer, host, proto: if is_tls { "https" } else { "http" } };
         if !is_trusted(peer, trusted) {
             return origin;
         }
         Self {
-            client: forwarded_for(headers, trusted).unwrap_or(peer),
+            client: forwarded_for(headers, trusted).or(peer),
             host: single(headers, FORWARDED_HOST)
                 .filter(|it| host_name(it).is_some())
                 .unwrap_or(host),
@@ -171,7 +173,7 @@ impl<'a> Origin<'a> {
     }
 }
 
-pub fn is_trusted(peer: IpAddr, trusted: &[Network]) -> bool {
+pub fn is_trusted(peer: Option<IpAddr>, trusted: &[Network]) -> bool {
     trusted.iter().any(|network| network.contains(peer))
 }
 
@@ -184,7 +186,7 @@ fn forwarded_for(headers: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
             let Ok(address) = entry.trim().parse::<IpAddr>() else { return nearest };
             let address = address.to_canonical();
             nearest = Some(address);
-            if !is_trusted(address, trusted) {
+            if !is_trusted(nearest, trusted) {
                 return nearest;
             }
         }
@@ -281,7 +283,7 @@ mod tests {
             expiry: Expiry::Never,
         };
         let map = headers(lines);
-        let origin = Origin { client: [127, 0, 0, 1].into(), host: "h", proto: "http" };
+        let origin = Origin { client: Some([127, 0, 0, 1].into()), host: "h", proto: "http" };
         let trace = Trace { is_from_client: true, parent: String::new() };
         let identity = Identity {
             credential: Some(&credential),
@@ -354,12 +356,17 @@ mod tests {
             ("X-Forwarded-Host", "scim.example.com"),
             ("X-Forwarded-Proto", "https"),
         ]);
-        let origin = |peer: [u8; 4]| Origin::new(peer.into(), false, "h", &map, &trusted);
-        let believed =
-            Origin { client: [9, 9, 9, 9].into(), host: "scim.example.com", proto: "https" };
-        assert_eq!(origin([10, 0, 0, 1]), believed);
-        let own = Origin { client: [11, 0, 0, 1].into(), host: "h", proto: "http" };
-        assert_eq!(origin([11, 0, 0, 1]), own);
+        let address = |it: [u8; 4]| Some(IpAddr::from(it));
+        let origin = |peer, trusted| Origin::new(peer, false, "h", &map, trusted);
+        let believed = |client| Origin { client, host: "scim.example.com", proto: "https" };
+        let own = |client| Origin { client, host: "h", proto: "http" };
+        let inside = address([10, 0, 0, 1]);
+        assert_eq!(origin(inside, &trusted), believed(address([9, 9, 9, 9])));
+        assert_eq!(origin(address([11, 0, 0, 1]), &trusted), own(address([11, 0, 0, 1])));
+        assert_eq!(origin(None, &trusted), own(None));
+        let unix = ["unix:".parse().expect("valid")];
+        assert_eq!(origin(None, &unix), believed(address([10, 0, 0, 7])));
+        assert_eq!(origin(inside, &unix), own(inside));
     }
 
     #[test]
@@ -375,7 +382,8 @@ mod tests {
         ] {
             let lines: Vec<_> = said.map(|it| ("X-Forwarded-Proto", it)).into_iter().collect();
             let map = headers(&lines);
-            let origin = Origin::new(peer.into(), is_tls, "h", &map, &trusted);
+            let peer = Some(IpAddr::from(peer));
+            let origin = Origin::new(peer, is_tls, "h", &map, &trusted);
             assert_eq!(origin.proto, proto, "{peer:?} {is_tls} {said:?}");
         }
     }

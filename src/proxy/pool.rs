@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::backend::{Server, Upstream};
 use super::balance::{Address, Balance, Peer};
 use super::name::Lookups;
-use super::socket::Socket;
+use super::socket::{self, Socket};
 use crate::server::timer::Timers;
 
 /// One worker's pools, by the upstream's number.
@@ -309,7 +309,7 @@ impl Connection {
     }
 
     fn is_quiet(&mut self) -> bool {
-        self.received.is_empty() && self.socket.is_quiet()
+        self.received.is_empty() && socket::is_quiet(&mut self.socket)
     }
 
     /// Reads what has come, with this much room for it; 0 at the end.
@@ -328,7 +328,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.socket.farewell();
+        socket::farewell(&mut self.socket);
     }
 }
 

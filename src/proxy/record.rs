@@ -23,7 +23,7 @@ use crate::telemetry::access::Line;
 pub struct Record {
     pub request_id: String,
     pub trace: Trace,
-    pub client: IpAddr,
+    pub client: Option<IpAddr>,
     pub bytes_in: u64,
     pub bytes_out: u64,
     local: Rc<Local>,
@@ -55,7 +55,7 @@ impl Record {
         Self {
             request_id: request_id(&parts.headers),
             trace: Trace::new(&parts.headers),
-            client: connection.peer.ip().to_canonical(),
+            client: connection.peer.ip(),
             fate: connection.fate(),
             bytes_in: 0,
             bytes_out: 0,
@@ -156,7 +156,7 @@ impl Record {
             reason: self.reason,
             tenant: credential.map(|credential| credential.tenant.as_str()),
             credential_id: credential.map(|credential| credential.id.as_str()),
-            client: Some(self.client),
+            client: self.client,
             request_id: &self.request_id,
             trace_id: self.trace.id(),
             user_agent: agent.unwrap_or_default(),

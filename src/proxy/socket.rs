@@ -1,47 +1,34 @@
-//! The bytes of a connection to a backend: over TCP, TLS or a Unix socket. It knows nothing of HTTP.
+//! The bytes of a connection to a backend: over TCP or a Unix socket, in clear text or within TLS.
+//! It knows nothing of HTTP.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
-pub enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    /// Its state is large, and clear text should not pay for it.
-    Tls(Box<TlsStream<TcpStream>>),
-}
+use crate::server;
 
-impl Socket {
-    /// Whether the backend has said nothing and not hung up, as far as has arrived here.
-    pub fn is_quiet(&mut self) -> bool {
-        match self {
-            Self::Tcp(stream) => has_nothing(stream),
-            Self::Unix(stream) => has_nothing(stream),
-            Self::Tls(stream) => is_quiet(stream),
+/// In clear text, or within TLS, whose state is large and for which clear text should not pay.
+pub type Socket = Either<server::Socket, Box<TlsStream<server::Socket>>>;
+
+/// Whether the backend has said nothing and not hung up, as far as has arrived here.
+pub fn is_quiet(socket: &mut Socket) -> bool {
+    match socket {
+        Either::Left(plain) => {
+            let peeked =
+                recv(descriptor(plain), &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+            matches!(peeked, Err(rustix::io::Errno::AGAIN))
         }
-    }
-
-    /// Says, where there are words for it, that the end of the connection is meant.
-    pub fn farewell(&mut self) {
-        if let Self::Tls(stream) = self {
-            let (stream, session) = stream.get_mut();
-            session.send_close_notify();
-            // Who takes no more bytes learns it from the closing alone.
-            let _ = session.write_tls(&mut AtOnce(stream));
-        }
+        Either::Right(stream) => is_quiet_within_tls(stream),
     }
 }
 
 /// Takes what has arrived of TLS's own, such as tickets for later sessions. Anything else is not
 /// for us.
-fn is_quiet(stream: &mut TlsStream<TcpStream>) -> bool {
-    let (stream, session) = stream.get_mut();
+fn is_quiet_within_tls(stream: &mut TlsStream<server::Socket>) -> bool {
+    let (plain, session) = stream.get_mut();
     for _ in 0..RECORDS_MAX {
         let state = session.process_new_packets();
         let unasked =
@@ -49,7 +36,7 @@ fn is_quiet(stream: &mut TlsStream<TcpStream>) -> bool {
         if state.map_or(true, unasked) {
             return false;
         }
-        match session.read_tls(&mut AtOnce(stream)) {
+        match session.read_tls(&mut AtOnce(descriptor(plain))) {
             Ok(bytes) if bytes > 0 => {}
             Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
             Ok(_) => return false,
@@ -60,8 +47,25 @@ fn is_quiet(stream: &mut TlsStream<TcpStream>) -> bool {
 
 const RECORDS_MAX: usize = 16;
 
+/// Says, where there are words for it, that the end of the connection is meant.
+pub fn farewell(socket: &mut Socket) {
+    if let Either::Right(stream) = socket {
+        let (plain, session) = stream.get_mut();
+        session.send_close_notify();
+        // Who takes no more bytes learns it from the closing alone.
+        let _ = session.write_tls(&mut AtOnce(descriptor(plain)));
+    }
+}
+
+fn descriptor(socket: &server::Socket) -> BorrowedFd<'_> {
+    match socket {
+        Either::Left(stream) => stream.as_fd(),
+        Either::Right(stream) => stream.as_fd(),
+    }
+}
+
 /// What the system has or takes at this moment, whatever the runtime knows of it.
-struct AtOnce<'a>(&'a TcpStream);
+struct AtOnce<'a>(BorrowedFd<'a>);
 
 impl Read for AtOnce<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -77,70 +81,5 @@ impl Write for AtOnce<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-fn has_nothing(stream: impl AsFd) -> bool {
-    let peeked = recv(stream, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    matches!(peeked, Err(rustix::io::Errno::AGAIN))
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,11 +11,11 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
 
 use super::certificate::ClientCertificate;
 use super::http1::{self, State, within_limits};
-use super::stream::Stream;
+use super::listener::{Accepted, Peer};
+use super::stream::{Socket, Stream, peek};
 use super::timer::Timers;
 use super::tls::Tls;
 use super::{Scope, Service, Transport, http2};
@@ -26,7 +25,7 @@ pub type Fate = Rc<Cell<Option<&'static str>>>;
 
 /// What a service can know of the connection that a request came by.
 pub struct Connection {
-    pub peer: SocketAddr,
+    pub peer: Peer,
     tls: bool,
     client: Option<Rc<ClientCertificate>>,
     timers: Timers,
@@ -96,21 +95,20 @@ const DISCARD_TIME: Duration = Duration::from_secs(10);
 /// Serves a connection to its end.
 pub(super) async fn serve<S: Service>(
     scope: Rc<Scope<S>>,
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
+    accepted: Accepted,
     transport: &Transport,
 ) {
-    // Both fail only for a connection that is already gone.
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
-    let _ = stream.set_nodelay(true);
+    let peer = accepted.peer;
+    // It fails only for a connection that is already gone.
+    let Ok(socket) = accepted.socket() else { return };
 
     let gauge = scope.metrics.connections.with_label_values(&[scope.face]);
     gauge.inc();
     let state = Rc::new(State::new(&scope.timers, scope.limits.load_full()));
     let ended = match &transport.tls {
-        None => run_plain(&scope, &state, stream, peer, transport.h2c).await,
+        None => run_plain(&scope, &state, socket, peer, transport.h2c).await,
         // A handshake is large, and clear text should not pay for it.
-        Some(tls) => Box::pin(run_tls(&scope, &state, stream, peer, tls)).await,
+        Some(tls) => Box::pin(run_tls(&scope, &state, socket, peer, tls)).await,
     };
     gauge.dec();
     if let Some(cause) = ended.cause() {
@@ -123,11 +121,11 @@ pub(super) async fn serve<S: Service>(
 async fn run_tls<S: Service>(
     scope: &Rc<Scope<S>>,
     state: &Rc<State>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    socket: Socket,
+    peer: Peer,
     tls: &Tls,
 ) -> Ended {
-    let shaken = within_limits(scope, state, pin!(tls.accept(stream))).await;
+    let shaken = within_limits(scope, state, pin!(tls.accept(socket))).await;
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Ended::Handshake(error),
@@ -136,7 +134,7 @@ async fn run_tls<S: Service>(
     let client = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let client = client.map(ClientCertificate::read);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
-    run(scope, state, Stream::Tls(Box::new(stream)), peer, client, http2).await
+    run(scope, state, Stream::Right(Box::new(stream)), peer, client, http2).await
 }
 
 /// ALPN's word for HTTP/2 over TLS (RFC 9113 section 3.2).
@@ -147,28 +145,28 @@ pub(super) const HTTP_2: &[u8] = b"h2";
 async fn run_plain<S: Service>(
     scope: &Rc<Scope<S>>,
     state: &Rc<State>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    socket: Socket,
+    peer: Peer,
     h2c: bool,
 ) -> Ended {
     let mut http2 = false;
     if h2c {
-        match within_limits(scope, state, pin!(begins_with_preface(&stream))).await {
+        match within_limits(scope, state, pin!(begins_with_preface(&socket))).await {
             Ok(Ok(begins)) => http2 = begins,
             Ok(Err(_)) => return Ended::Well,
             Err(ended) => return ended,
         }
     }
-    run(scope, state, Stream::Plain(stream), peer, None, http2).await
+    run(scope, state, Stream::Left(socket), peer, None, http2).await
 }
 
 /// Looks at the first bytes without taking them.
-async fn begins_with_preface(stream: &TcpStream) -> io::Result<bool> {
+async fn begins_with_preface(socket: &Socket) -> io::Result<bool> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let mut seen = [0; PREFACE.len()];
     let mut known = 0;
     loop {
-        let count = stream.peek(&mut seen).await?;
+        let count = peek(socket, &mut seen).await?;
         if count == PREFACE.len() || !PREFACE.starts_with(&seen[..count]) || count == 0 {
             return Ok(seen[..count] == *PREFACE);
         }
@@ -186,13 +184,13 @@ async fn run<S: Service>(
     scope: &Rc<Scope<S>>,
     state: &Rc<State>,
     stream: Stream,
-    peer: SocketAddr,
+    peer: Peer,
     client: Option<ClientCertificate>,
     http2: bool,
 ) -> Ended {
     let connection = Rc::new(Connection {
         peer,
-        tls: matches!(stream, Stream::Tls(_)),
+        tls: matches!(stream, Stream::Right(_)),
         client: client.map(Rc::new),
         timers: scope.timers.clone(),
         fate: state.fate(),

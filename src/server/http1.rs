@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use super::connection::{Connection, Ended, Fate};
 use super::head::HeadFault;
 use super::intake::Intake;
-use super::stream::Stream;
+use super::stream::{Stream, farewell};
 use super::timer::{Timer, Timers};
 use super::{Scope, Service};
 use crate::config::Limits;
@@ -63,7 +63,7 @@ pub(super) async fn run<S: Service>(
             result.map_or_else(Ended::Error, |()| Ended::Well)
         }
         Err(Ended::Well) => {
-            http.into_parts().io.into_inner().stream.farewell().await;
+            farewell(&mut http.into_parts().io.into_inner().stream).await;
             Ended::Well
         }
         Err(ended) => ended,

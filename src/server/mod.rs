@@ -11,13 +11,12 @@ mod head;
 mod http1;
 mod http2;
 mod intake;
+mod listener;
 mod stream;
 pub mod timer;
 mod tls;
 
 use std::cell::Cell;
-use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,7 +28,6 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc::{
     UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
 };
@@ -41,6 +39,9 @@ use crate::telemetry::metrics::Metrics;
 pub use certificate::{ClientCertificate, NamedFile, load_pair, read_authorities};
 pub use connection::{Connection, Fate};
 pub use head::{HeadFault, encode_query};
+use listener::{Accepted, BACKLOG};
+pub use listener::{Inherited, Listener, Peer};
+pub use stream::Socket;
 use timer::{TICK, Timers};
 pub use tls::Tls;
 
@@ -85,8 +86,7 @@ struct Worker {
 
 enum Message {
     Connection {
-        stream: std::net::TcpStream,
-        peer: SocketAddr,
+        accepted: Accepted,
         transport: Arc<Transport>,
         ticket: Ticket,
     },
@@ -184,7 +184,7 @@ impl Face {
 
     /// Accepts connections until told to stop; in clear text without TLS. Must be called within a
     /// runtime.
-    pub fn accept(self: &Arc<Self>, listener: TcpListener, transport: Transport) -> Acceptor {
+    pub fn accept(self: &Arc<Self>, listener: Listener, transport: Transport) -> Acceptor {
         let (face, stop) = (Arc::clone(self), CancellationToken::new());
         let transport = Arc::new(ArcSwap::from_pointee(transport));
         let (stopping, current) = (stop.clone(), Arc::clone(&transport));
@@ -208,10 +208,10 @@ impl Face {
                     }
                 }
                 match accepted {
-                    Ok((stream, peer)) => {
+                    Ok(accepted) => {
                         let permit = Arc::clone(&face.free).acquire_owned().await;
                         let permit = permit.expect("never closed");
-                        face.hand_over(stream, peer, current.load_full(), permit);
+                        face.hand_over(accepted, current.load_full(), permit);
                     }
                     Err(error) => {
                         // Out of descriptors, most likely: give others time to return theirs.
@@ -227,8 +227,7 @@ impl Face {
     /// To the worker with the fewest connections.
     fn hand_over(
         &self,
-        stream: TcpStream,
-        peer: SocketAddr,
+        accepted: Accepted,
         transport: Arc<Transport>,
         permit: OwnedSemaphorePermit,
     ) {
@@ -236,10 +235,8 @@ impl Face {
         let worker = least.expect("a face has workers");
         worker.load.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket { load: Arc::clone(&worker.load), _permit: permit };
-        // It fails for a peer that is already gone.
-        let Ok(stream) = stream.into_std() else { return };
         // A worker that has ended takes none; the connection closes.
-        let _ = worker.messages.send(Message::Connection { stream, peer, transport, ticket });
+        let _ = worker.messages.send(Message::Connection { accepted, transport, ticket });
     }
 
     /// A closure that returns once every worker has come round its loop: what any of them was
@@ -334,19 +331,8 @@ impl<S: Service> Scope<S> {
     }
 }
 
-/// Connections that the system makes for us ahead of time.
-const BACKLOG: u32 = 1024;
-
 /// A turn of a worker's loop takes microseconds.
 const ROUND_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Binds a listener; its address may have had port 0.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
 
 fn run_worker<S: Service>(
     face: &'static str,
@@ -368,10 +354,10 @@ fn run_worker<S: Service>(
         tokio::task::spawn_local(sweep(Rc::clone(&scope)));
         while let Some(message) = inbox.recv().await {
             match message {
-                Message::Connection { stream, peer, transport, ticket } => {
+                Message::Connection { accepted, transport, ticket } => {
                     let scope = Rc::clone(&scope);
                     tokio::task::spawn_local(async move {
-                        connection::serve(scope, stream, peer, &transport).await;
+                        connection::serve(scope, accepted, &transport).await;
                         drop(ticket);
                     });
                 }

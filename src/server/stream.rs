@@ -1,85 +1,40 @@
-//! The bytes of a connection, in clear text or within TLS.
+//! The bytes of a connection, in clear text or within TLS, over TCP or a Unix socket.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncWrite, Interest};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
-pub enum Stream {
-    Plain(TcpStream),
-    /// Its state is large, and clear text should not pay for it.
-    Tls(Box<TlsStream<TcpStream>>),
-}
+pub type Socket = Either<TcpStream, UnixStream>;
 
-impl Stream {
-    /// Says, where there are words for it, that the end of the connection is meant.
-    pub async fn farewell(&mut self) {
-        if let Self::Tls(stream) = self {
-            poll_fn(|context| {
-                // Who takes no more bytes learns it from the closing alone.
-                let _ = Pin::new(&mut *stream).poll_shutdown(context);
-                Poll::Ready(())
-            })
-            .await;
-        }
+/// In clear text, or within TLS, whose state is large and for which clear text should not pay.
+pub type Stream = Either<Socket, Box<TlsStream<Socket>>>;
+
+/// Says, where there are words for it, that the end of the connection is meant.
+pub async fn farewell(stream: &mut Stream) {
+    if let Either::Right(stream) = stream {
+        poll_fn(|context| {
+            // Who takes no more bytes learns it from the closing alone.
+            let _ = Pin::new(&mut *stream).poll_shutdown(context);
+            Poll::Ready(())
+        })
+        .await;
     }
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+/// Waits for bytes and copies the first of them, without taking them away.
+pub async fn peek(socket: &Socket, into: &mut [u8]) -> io::Result<usize> {
+    match socket {
+        Either::Left(stream) => stream.peek(into).await,
+        Either::Right(stream) => {
+            let look = || Ok(recv(stream, &mut *into, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0);
+            stream.async_io(Interest::READABLE, look).await
         }
     }
 }

@@ -16,13 +16,13 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
 use super::certificate::{NamedFile, load_pair, read_authorities};
 use super::connection::HTTP_2;
+use super::stream::Socket;
 use crate::clock::Timestamp;
 use crate::config::tls::{self as config, ClientAuth};
 
@@ -106,7 +106,7 @@ impl Tls {
     }
 
     /// The server's side of a handshake.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn accept(&self, stream: Socket) -> io::Result<TlsStream<Socket>> {
         let server = Arc::clone(&self.current.load().server);
         TlsAcceptor::from(server).accept(stream).await
     }

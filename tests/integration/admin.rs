@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -82,15 +82,23 @@ pub struct Process {
 
 impl Process {
     pub fn launch(folder: &Path) -> Self {
+        Self::launch_by(folder, &[], Stdio::null())
+    }
+
+    /// Launches it by another program, whose last arguments are the program and what it is to do.
+    pub fn launch_by(folder: &Path, launcher: &[&str], input: Stdio) -> Self {
         let launches = fs::read_dir(folder).expect("a folder").count();
         let said = folder.join(format!("said-{launches}"));
         let out = || File::options().create(true).append(true).open(&said).expect("a file");
-        let child = command(folder, &["serve"])
-            .stdin(Stdio::null())
-            .stdout(out())
-            .stderr(out())
-            .spawn()
-            .expect("the program starts");
+        let mut command = command(folder, &["serve"]);
+        if let Some((program, arguments)) = launcher.split_first() {
+            let launched = command;
+            command = Command::new(program);
+            command.args(arguments).arg(launched.get_program()).args(launched.get_args());
+            command.current_dir(folder).env_remove("SCIM_GUARD_CONFIG");
+        }
+        let child =
+            command.stdin(input).stdout(out()).stderr(out()).spawn().expect("the program starts");
         Self { child: RefCell::new(child), folder: folder.to_owned(), said }
     }
 

@@ -88,7 +88,7 @@ impl Authority {
 }
 
 impl Pair {
-    fn der(&self) -> CertificateDer<'static> {
+    pub fn der(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("a certificate")
     }
 }
@@ -133,7 +133,7 @@ impl TlsClient {
     }
 
     /// The certificate that a new connection is shown.
-    fn shown(&self, address: SocketAddr) -> CertificateDer<'static> {
+    pub fn shown(&self, address: SocketAddr) -> CertificateDer<'static> {
         shown(&self.connect(address))
     }
 }
@@ -142,7 +142,7 @@ fn shown(client: &Client<Tls>) -> CertificateDer<'static> {
     client.stream.conn.peer_certificates().expect("shown")[0].clone()
 }
 
-const PAIR: &str = ", tls: { certificate: tls.crt, private_key: tls.key }";
+pub const PAIR: &str = ", tls: { certificate: tls.crt, private_key: tls.key }";
 
 /// A guard's setup with this pair on its listener.
 fn setup(backend: &Backend, pair: &Pair) -> Setup {

@@ -26,7 +26,7 @@ use crate::credential::{CredentialId, Status, TenantId, TokenDigest};
 
 /// Where a request came from. Whoever runs the router puts it among the request's extensions.
 #[derive(Clone, Copy)]
-pub struct Peer(pub IpAddr);
+pub struct Peer(pub Option<IpAddr>);
 
 #[derive(Clone)]
 pub struct RequestId(pub String);
@@ -37,7 +37,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Fault> {
         let token = bearer(&parts.headers)?.to_owned();
         let peer = parts.extensions.get::<Peer>();
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
+        let peer = peer.and_then(|peer| peer.0).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let id = parts.extensions.get::<RequestId>();
         let id = id.map_or(String::new(), |id| id.0.clone());
         let caller = shared.service.authenticate(&token, peer, id).await;

@@ -120,7 +120,7 @@ impl World {
 
     async fn send(&self, request: http::request::Builder, body: impl Into<Body>) -> Response {
         let mut request = request.body(body.into()).expect("valid");
-        request.extensions_mut().insert(Peer(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        request.extensions_mut().insert(Peer(Some(Ipv4Addr::LOCALHOST.into())));
         self.native.router.clone().oneshot(request).await.expect("it always answers")
     }
 

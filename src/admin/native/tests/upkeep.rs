@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::Limits;
-use crate::server::{Face, bind};
+use crate::config::value::ListenAddress;
+use crate::server::{Face, Listener};
 use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -122,8 +123,9 @@ async fn it_runs_as_a_face_and_leaves_when_told() {
     let native = world.native.clone();
     let face = Face::start("admin", 1, &limits, &world.metrics, move |_| native.clone());
     let face = Arc::new(face);
-    let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).expect("bound");
-    let address = listener.local_addr().expect("an address");
+    let anywhere: ListenAddress = "127.0.0.1:0".parse().expect("valid");
+    let listener = Listener::bind(&anywhere).expect("bound");
+    let address = listener.address().tcp().expect("an address");
     let acceptor = face.accept(listener, crate::server::Transport::default());
     let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
     let head = |method: &str, path: &str, who: &str, more: &str| {
