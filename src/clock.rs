@@ -92,6 +92,12 @@ impl Now {
     pub fn age(&self, then: &Now) -> Duration {
         self.wall.since(then.wall).max(self.boot.since(then.boot))
     }
+
+    /// Whether an instant has come by either clock: one that was set back makes nothing last
+    /// longer.
+    pub fn is_past(&self, end: Timestamp) -> bool {
+        self.wall >= end || self.ratchet >= end
+    }
 }
 
 #[derive(Clone)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Problem, Token};
+use crate::clock::Timestamp;
 use crate::config::Role;
 use crate::credential::TenantId;
 
@@ -10,6 +11,8 @@ use crate::credential::TenantId;
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub token: Arc<Token>,
+    /// When the certificate ends by which it was let in.
+    pub certificate_end: Option<Timestamp>,
     pub peer: String,
     pub request_id: String,
 }

@@ -20,6 +20,7 @@ use crate::credential::token::MintedToken;
 use crate::credential::{
     Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
 };
+use crate::server::ClientCertificate;
 use crate::store::replicas::{Future, Receipt, ReplicaState, Replicas};
 use crate::store::{
     AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Order, Origin, Record, Records, Store,
@@ -192,7 +193,7 @@ impl Service {
         let now = self.clock.now();
         let address = peer.to_canonical().to_string();
         match self.tokens.authenticate(token, peer, &now) {
-            Ok(token) => Ok(Caller { token, peer: address, request_id }),
+            Ok(token) => Ok(Caller { token, certificate_end: None, peer: address, request_id }),
             Err(Rejected::Limited { retry_after }) => Err(Problem::LoginsLimited { retry_after }),
             Err(Rejected::Unknown) => {
                 if self.is_to_be_audited(&now) {
@@ -207,6 +208,19 @@ impl Service {
                 Err(Problem::Unauthenticated)
             }
         }
+    }
+
+    /// For whom the certificate of a connection stands, if it is named and has not ended since.
+    pub fn recognize(
+        &self,
+        certificate: &ClientCertificate,
+        peer: IpAddr,
+        request_id: String,
+    ) -> Option<Caller> {
+        let token = self.tokens.holder(certificate)?;
+        let (end, peer) = (certificate.end, peer.to_canonical().to_string());
+        let caller = Caller { token, certificate_end: end, peer, request_id };
+        self.tokens.holds(&caller, &self.clock.now()).then_some(caller)
     }
 
     fn is_to_be_audited(&self, now: &Now) -> bool {

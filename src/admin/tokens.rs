@@ -1,4 +1,5 @@
-//! Who may use the admin API: named tokens, known by their digests, with a role and an end.
+//! Who may use the admin API: named tokens, known by their digests, with a role and an end; and
+//! certificates in their place.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,15 +13,17 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use tokio::sync::watch;
 
+use super::Caller;
 use crate::clock::{Now, Timestamp, Uptime};
-use crate::config::value::SecretRef;
-use crate::config::{AdminToken, Role, read_secret};
+use crate::config::value::{SecretRef, TenantName};
+use crate::config::{AdminCertificate, AdminToken, Role, read_secret};
 use crate::credential::token::MintedToken;
 use crate::credential::{TenantId, TokenDigest};
+use crate::server::ClientCertificate;
 use crate::source::watch::{Step, Tracked};
 use crate::store::{Store, StoredToken};
 
-/// One token, in the only form that is kept.
+/// One token, in the only form that is kept; or a certificate that stands for one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Token {
     pub name: String,
@@ -28,7 +31,15 @@ pub struct Token {
     /// The only tenants that it is for; none means all.
     pub tenants: Option<Vec<TenantId>>,
     expires: Option<Timestamp>,
-    digest: TokenDigest,
+    proof: Proof,
+}
+
+/// By what its holder is known.
+#[derive(Debug, PartialEq, Eq)]
+enum Proof {
+    Token(TokenDigest),
+    /// A subject alternative name.
+    Certificate(String),
 }
 
 impl Token {
@@ -38,17 +49,23 @@ impl Token {
 
     /// Judged like a credential: good only if neither clock says that it has ended.
     fn is_live(&self, now: &Now) -> bool {
-        self.expires.is_none_or(|end| now.wall < end && now.ratchet < end)
+        self.expires.is_none_or(|end| !now.is_past(end))
     }
 }
 
 pub struct Tokens {
     /// Those that the store keeps.
     stored: Vec<Arc<Token>>,
-    configured: Mutex<Vec<Configured>>,
+    configured: Mutex<Configuration>,
     live: ArcSwap<Vec<Arc<Token>>>,
     changed: watch::Sender<()>,
     failures: Mutex<HashMap<IpAddr, Failures>>,
+}
+
+#[derive(Default)]
+struct Configuration {
+    tokens: Vec<Configured>,
+    certificates: Vec<Arc<Token>>,
 }
 
 /// A token of the config, and its file if it has one.
@@ -78,7 +95,13 @@ impl Tokens {
     pub fn new(stored: Vec<StoredToken>) -> Self {
         let operator = |token: StoredToken| {
             let StoredToken { name, digest } = token;
-            Arc::new(Token { name, role: Role::Operator, tenants: None, expires: None, digest })
+            Arc::new(Token {
+                name,
+                role: Role::Operator,
+                tenants: None,
+                expires: None,
+                proof: Proof::Token(digest),
+            })
         };
         let stored: Vec<_> = stored.into_iter().map(operator).collect();
         let (changed, _) = watch::channel(());
@@ -114,16 +137,15 @@ impl Tokens {
         if faults.is_empty() { Ok(loaded) } else { Err(faults) }
     }
 
-    /// Puts other tokens in the place of the configured ones.
-    pub fn configure(&self, loaded: Vec<Loaded>) {
-        let configured = loaded.into_iter().map(|Loaded { config, digest }| {
-            let tenants = config.tenants.into_iter().map(|tenant| tenant.0).collect::<Vec<_>>();
+    /// Puts others in the place of the configured ones.
+    pub fn configure(&self, tokens: Vec<Loaded>, certificates: &[AdminCertificate]) {
+        let tokens = tokens.into_iter().map(|Loaded { config, digest }| {
             let token = Arc::new(Token {
                 name: config.name,
                 role: config.role,
-                tenants: (!tenants.is_empty()).then_some(tenants),
+                tenants: only(&config.tenants),
                 expires: config.expires.map(|end| end.0),
-                digest,
+                proof: Proof::Token(digest),
             });
             let file = match &config.token {
                 SecretRef::File(path) => Some(Tracked::new("admin token", path)),
@@ -132,7 +154,17 @@ impl Tokens {
             Configured { token, file }
         });
         let mut known = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = configured.collect();
+        known.tokens = tokens.collect();
+        let certificate = |config: &AdminCertificate| {
+            Arc::new(Token {
+                name: config.san.clone(),
+                role: config.role,
+                tenants: only(&config.tenants),
+                expires: None,
+                proof: Proof::Certificate(config.san.clone()),
+            })
+        };
+        known.certificates = certificates.iter().map(certificate).collect();
         self.publish(&known);
     }
 
@@ -140,11 +172,11 @@ impl Tokens {
     pub fn refresh(&self) {
         let mut known = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = false;
-        for Configured { token, file } in known.iter_mut() {
+        for Configured { token, file } in &mut known.tokens {
             let Some(file) = file else { continue };
             let step = file.step(|content| digest_of(content.trim_ascii()));
             if let Step::Apply(digest) = step
-                && digest != token.digest
+                && token.proof != Proof::Token(digest)
             {
                 tracing::info!(token = token.name, "admin token replaced");
                 *token = Arc::new(Token {
@@ -152,7 +184,7 @@ impl Tokens {
                     role: token.role,
                     tenants: token.tenants.clone(),
                     expires: token.expires,
-                    digest,
+                    proof: Proof::Token(digest),
                 });
                 changed = true;
             }
@@ -162,9 +194,10 @@ impl Tokens {
         }
     }
 
-    fn publish(&self, configured: &[Configured]) {
+    fn publish(&self, configured: &Configuration) {
         let mut live = self.stored.clone();
-        live.extend(configured.iter().map(|it| Arc::clone(&it.token)));
+        live.extend(configured.tokens.iter().map(|it| Arc::clone(&it.token)));
+        live.extend(configured.certificates.iter().cloned());
         if **self.live.load() != live {
             self.live.store(Arc::new(live));
             self.changed.send_replace(());
@@ -184,7 +217,9 @@ impl Tokens {
         let mut found = None;
         // Without an early end, so that time tells nothing of what is in the list.
         for known in live.iter() {
-            if verify_slices_are_equal(known.digest.as_bytes(), digest.as_bytes()).is_ok() {
+            if let Proof::Token(known_digest) = &known.proof
+                && verify_slices_are_equal(known_digest.as_bytes(), digest.as_bytes()).is_ok()
+            {
                 found = Some(known);
             }
         }
@@ -192,6 +227,13 @@ impl Tokens {
             Some(token) => Ok(Arc::clone(token)),
             None => Err(self.failed(peer.to_canonical(), now)),
         }
+    }
+
+    /// For whom a certificate stands: the first of those that are named.
+    pub fn holder(&self, certificate: &ClientCertificate) -> Option<Arc<Token>> {
+        let live = self.live.load();
+        let named = |token: &&Arc<Token>| matches!(&token.proof, Proof::Certificate(san) if certificate.is_for(san));
+        live.iter().find(named).cloned()
     }
 
     fn failed(&self, peer: IpAddr, now: &Now) -> Rejected {
@@ -209,9 +251,11 @@ impl Tokens {
         }
     }
 
-    /// Whether a token that was good at the beginning of a stream is so still.
-    pub fn holds(&self, token: &Arc<Token>, now: &Now) -> bool {
-        token.is_live(now) && self.live.load().iter().any(|known| known == token)
+    /// Whether who was let in at the beginning of a stream would be so still.
+    pub fn holds(&self, caller: &Caller, now: &Now) -> bool {
+        let token = &caller.token;
+        let lasts = caller.certificate_end.is_none_or(|end| !now.is_past(end));
+        lasts && token.is_live(now) && self.live.load().iter().any(|known| known == token)
     }
 
     /// Rung when tokens come or go.
@@ -272,6 +316,12 @@ pub struct Loaded {
     digest: TokenDigest,
 }
 
+/// An empty list leaves nobody out.
+fn only(tenants: &[TenantName]) -> Option<Vec<TenantId>> {
+    let tenants: Vec<_> = tenants.iter().map(|tenant| tenant.0.clone()).collect();
+    (!tenants.is_empty()).then_some(tenants)
+}
+
 fn digest_of(secret: &[u8]) -> Result<TokenDigest, String> {
     if secret.len() < SECRET_BYTES_MIN {
         return Err("is too short: an admin token has 20 characters at least".to_owned());
@@ -305,8 +355,13 @@ mod tests {
             token: SecretRef::File(path),
         };
         let tokens = Tokens::new(Vec::new());
-        tokens.configure(Tokens::load(&[config]).expect("readable"));
+        tokens.configure(Tokens::load(&[config]).expect("readable"), &[]);
         tokens
+    }
+
+    fn caller(token: &Arc<Token>) -> Caller {
+        let (peer, request_id) = (String::new(), String::new());
+        Caller { token: Arc::clone(token), certificate_end: None, peer, request_id }
     }
 
     #[test]
@@ -317,14 +372,14 @@ mod tests {
         let tokens = tokens(folder.path(), Some(end));
         let token = tokens.authenticate(SECRET.as_bytes(), PEER, &clock.now()).expect("known");
         assert_eq!((&*token.name, token.role), ("ci", Role::Reader));
-        assert!(tokens.holds(&token, &clock.now()));
+        assert!(tokens.holds(&caller(&token), &clock.now()));
         clock.advance(Duration::from_secs(60));
-        assert!(!tokens.holds(&token, &clock.now()));
+        assert!(!tokens.holds(&caller(&token), &clock.now()));
         let late = tokens.authenticate(SECRET.as_bytes(), PEER, &clock.now());
         assert_eq!(late, Err(Rejected::Unknown));
 
         let changes = tokens.changes();
-        tokens.configure(Vec::new());
+        tokens.configure(Vec::new(), &[]);
         assert!(changes.has_changed().expect("it lives"));
     }
 
@@ -339,7 +394,7 @@ mod tests {
             std::fs::write(folder.path().join("token"), content).expect("written");
             (0..3).for_each(|_| tokens.refresh());
         }
-        assert!(!tokens.holds(&old, &now));
+        assert!(!tokens.holds(&caller(&old), &now));
         assert!(tokens.authenticate(b"another-token-of-many-characters", PEER, &now).is_ok());
         assert!(tokens.authenticate(b"short", PEER, &now).is_err());
     }

@@ -59,7 +59,7 @@ impl Core {
         tokens::first_operator(&*store, &tokens::file_beside(path)).await.map_err(failed)?;
         let of_store = |error: crate::store::Failed| failed(error.0);
         let tokens = Tokens::new(store.stored_tokens().await.map_err(of_store)?);
-        tokens.configure(loaded);
+        tokens.configure(loaded, &admin.certificates);
         let max_stale = &config.credentials.max_stale;
         let longest = max_stale.reads.0.max(max_stale.writes.0);
         let replicas = Replicas::load(Arc::clone(&store), longest, now).await.map_err(of_store)?;
@@ -151,7 +151,7 @@ impl AdminFace {
     }
 
     pub fn reconfigure(&self, admin: &Admin, prepared: Prepared, tls: Option<Arc<Tls>>) {
-        self.core.service.tokens().configure(prepared.tokens);
+        self.core.service.tokens().configure(prepared.tokens, &admin.certificates);
         self.core.service.configure(&admin.limits, prepared.tenants);
         self.acceptor.secure(Transport { tls, h2c: false });
     }

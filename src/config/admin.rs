@@ -64,6 +64,9 @@ pub struct Admin {
     /// Who may use the API, beside the operator of the first start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<AdminToken>,
+    /// Who may use the API by a certificate instead of a token. Needs `tls` with `client_ca`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<AdminCertificate>,
     #[serde(default)]
     pub limits: AdminLimits,
 }
@@ -85,7 +88,21 @@ pub struct AdminToken {
     pub token: SecretRef,
 }
 
-/// What an admin token is for.
+/// A client's certificate that stands for a token. A request with an `Authorization` header is
+/// judged by that header alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdminCertificate {
+    /// One of its subject alternative names: a URI, such as `spiffe://example.com/proxy`, or a DNS
+    /// name. Compared whole. The audit log calls its holder so.
+    pub san: String,
+    pub role: Role,
+    /// The only tenants that it may see and change. Default: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<TenantName>,
+}
+
+/// What an admin token or certificate is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {

@@ -310,6 +310,27 @@ fn check_admin(admin: &Admin, faults: &mut Faults) {
             "is taken by another token: give each a name of its own",
         );
     }
+    let asked_for = admin.tls.as_ref().is_some_and(|tls| tls.client_auth().is_some());
+    for (index, certificate) in admin.certificates.iter().enumerate() {
+        let place = format!("admin.certificates[{index}].san");
+        faults.add_if(
+            !asked_for,
+            &place,
+            "needs clients that are asked for certificates: add client_ca and client_auth to admin.tls",
+        );
+        let san = &certificate.san;
+        let printable = san.bytes().all(|byte| byte.is_ascii_graphic());
+        faults.add_if(
+            !(1..=255).contains(&san.len()) || !printable,
+            &place,
+            "must be a URI or a DNS name of up to 255 printable characters",
+        );
+        faults.add_if(
+            admin.certificates[..index].iter().any(|other| other.san == *san),
+            &place,
+            "stands here twice: keep one",
+        );
+    }
     let limits = &admin.limits;
     faults.add_if(
         !(1..=10_000).contains(&limits.credentials_per_tenant),
@@ -542,6 +563,24 @@ ops: { listen: 127.0.0.1:9090 }
         let files = proxy.listeners[0].tls.as_ref().expect("there").files();
         let files: Vec<_> = files.map(|path| path.display().to_string()).collect();
         assert_eq!(files, ["/etc/guard/a", "/b", "/etc/guard/c"]);
+    }
+
+    #[test]
+    fn admin_certificates_need_clients_that_are_asked_for_them() {
+        let check = |tls: &str, certificates: &str, told: &[&str]| {
+            let admin = format!(
+                "admin: {{ listen: '127.0.0.1:8081', store: 'sqlite:a'{tls}, certificates: [{certificates}] }}\nops:"
+            );
+            check("ops:", &admin, told);
+        };
+        let asks = ", tls: { certificate: a, private_key: b, client_ca: c, client_auth: optional }";
+        let one = "{ san: a.test, role: reader }";
+        check(asks, one, &[]);
+        for tls in ["", ", tls: { certificate: a, private_key: b }"] {
+            check(tls, one, &["admin.certificates[0].san: needs clients that are asked"]);
+        }
+        check(asks, &format!("{one}, {one}"), &["admin.certificates[1].san: stands here twice"]);
+        check(asks, "{ san: '', role: reader }", &["admin.certificates[0].san: must be a URI"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-pub use admin::{Admin, AdminLimits, AdminToken, Mode, Native, Replica, Role};
+pub use admin::{Admin, AdminCertificate, AdminLimits, AdminToken, Mode, Native, Replica, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tls::Tls;

@@ -21,6 +21,8 @@ pub struct ClientCertificate {
     /// Its subject alternative names, as they stand there.
     pub dns_names: Vec<String>,
     pub uris: Vec<String>,
+    /// When it ends.
+    pub end: Option<Timestamp>,
 }
 
 impl ClientCertificate {
@@ -32,7 +34,13 @@ impl ClientCertificate {
             |_| Default::default(),
             |it| (names(&mut it.valid_dns_names()), names(&mut it.valid_uri_names())),
         );
-        Self { der: der.clone().into_owned(), dns_names, uris }
+        Self { der: der.clone().into_owned(), dns_names, uris, end: end(der) }
+    }
+
+    /// Whether it is for this name: a URI as it stands, a DNS name in any case.
+    pub fn is_for(&self, name: &str) -> bool {
+        self.uris.iter().any(|uri| uri == name)
+            || self.dns_names.iter().any(|dns| dns.eq_ignore_ascii_case(name))
     }
 }
 
@@ -217,5 +225,15 @@ mod tests {
         assert_eq!(client.dns_names, ["idp.example.com", "*.example.org"]);
         assert_eq!(client.uris, ["spiffe://example.com/idp"]);
         assert_eq!(&client.der, certificate.der());
+        assert_eq!(client.end.map(|it| it.to_string()), Some("2027-02-03T00:00:00Z".to_owned()));
+        for (name, fits) in [
+            ("spiffe://example.com/idp", true),
+            ("spiffe://example.com/IDP", false),
+            ("spiffe://example.com", false),
+            ("IDP.example.com", true),
+            ("other.example.org", false),
+        ] {
+            assert_eq!(client.is_for(name), fits, "{name}");
+        }
     }
 }

@@ -27,7 +27,7 @@ pub type Fate = Rc<Cell<Option<&'static str>>>;
 pub struct Connection {
     pub peer: Peer,
     tls: bool,
-    client: Option<Rc<ClientCertificate>>,
+    client: Option<Arc<ClientCertificate>>,
     timers: Timers,
     fate: Fate,
     /// None over HTTP/2.
@@ -42,8 +42,8 @@ impl Connection {
 
     /// The client's certificate, if the listener asks for one and the client has shown it. It was
     /// verified when the connection began.
-    pub fn client_certificate(&self) -> Option<&ClientCertificate> {
-        self.client.as_deref()
+    pub fn client_certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        self.client.as_ref()
     }
 
     pub fn timers(&self) -> &Timers {
@@ -191,7 +191,7 @@ async fn run<S: Service>(
     let connection = Rc::new(Connection {
         peer,
         tls: matches!(stream, Stream::Right(_)),
-        client: client.map(Rc::new),
+        client: client.map(Arc::new),
         timers: scope.timers.clone(),
         fate: state.fate(),
         http1: (!http2).then(|| Rc::clone(state)),

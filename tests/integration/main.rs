@@ -2,6 +2,7 @@
 //! every byte. No sleeps: conditions are waited for, with a deadline.
 
 mod admin;
+mod admin_certificates;
 mod admin_commands;
 mod admin_hygiene;
 mod backend;

@@ -51,8 +51,14 @@ impl Authority {
     }
 
     fn pair_until(&self, names: &[&str], year: i32) -> Pair {
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let (uris, names): (Vec<&str>, Vec<&str>) =
+            names.iter().copied().partition(|name| name.contains("://"));
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let mut parameters = CertificateParams::new(names).expect("names");
+        for uri in uris {
+            let uri = uri.try_into().expect("a URI");
+            parameters.subject_alt_names.push(rcgen::SanType::URI(uri));
+        }
         parameters.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
@@ -102,6 +108,11 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
+    /// The same client with this certificate to show.
+    pub fn showing(self, authority: &Authority, pair: &Pair) -> Self {
+        Self { config: authority.config(&[&TLS13], Some(pair)), ..self }
+    }
+
     fn name(mut self, name: &str) -> Self {
         self.name = name.to_owned();
         self

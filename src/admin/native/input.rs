@@ -23,6 +23,7 @@ use crate::config::value::Span;
 use crate::credential::feed::PageKey;
 use crate::credential::token::{ADMIN_PREFIX, PREFIX};
 use crate::credential::{CredentialId, Status, TenantId, TokenDigest};
+use crate::server::ClientCertificate;
 
 /// Where a request came from. Whoever runs the router puts it among the request's extensions.
 #[derive(Clone, Copy)]
@@ -35,11 +36,18 @@ impl FromRequestParts<Arc<Shared>> for Caller {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Fault> {
-        let token = bearer(&parts.headers)?.to_owned();
         let peer = parts.extensions.get::<Peer>();
         let peer = peer.and_then(|peer| peer.0).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let id = parts.extensions.get::<RequestId>();
         let id = id.map_or(String::new(), |id| id.0.clone());
+        let certificate = parts.extensions.get::<Arc<ClientCertificate>>();
+        if let Some(certificate) =
+            certificate.filter(|_| !parts.headers.contains_key(AUTHORIZATION))
+            && let Some(caller) = shared.service.recognize(certificate, peer, id.clone())
+        {
+            return Ok(caller);
+        }
+        let token = bearer(&parts.headers)?.to_owned();
         let caller = shared.service.authenticate(&token, peer, id).await;
         caller.map_err(|problem| {
             let reason = match problem {

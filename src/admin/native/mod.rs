@@ -206,6 +206,9 @@ impl server::Service for Native {
     async fn call(&self, request: Request<Incoming>, connection: &Connection) -> Response {
         let (mut parts, incoming) = request.into_parts();
         parts.extensions.insert(Peer(connection.peer.ip()));
+        if let Some(certificate) = connection.client_certificate() {
+            parts.extensions.insert(Arc::clone(certificate));
+        }
         let ambiguous = ambiguity(&parts);
         if let Some(ambiguous) = ambiguous {
             parts.extensions.insert(ambiguous);

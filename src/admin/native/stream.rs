@@ -100,7 +100,7 @@ async fn end(shared: &Shared, caller: &Caller) {
     let tokens = shared.service.tokens();
     let mut changes = tokens.changes();
     let watch = async {
-        while tokens.holds(&caller.token, &shared.service.clock().now()) {
+        while tokens.holds(caller, &shared.service.clock().now()) {
             // A token's own end rings no bell.
             let _ = tokio::time::timeout(TOKEN_CHECK, changes.changed()).await;
         }

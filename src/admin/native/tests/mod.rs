@@ -115,7 +115,7 @@ impl World {
             }
         });
         let config: Vec<_> = config.collect();
-        self.service.tokens().configure(Tokens::load(&config).expect("readable"));
+        self.service.tokens().configure(Tokens::load(&config).expect("readable"), &[]);
     }
 
     async fn send(&self, request: http::request::Builder, body: impl Into<Body>) -> Response {
