@@ -199,8 +199,18 @@ pub struct Nowhere {
 
 impl Nowhere {
     pub fn new() -> Self {
-        use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+        Self::bound(false)
+    }
+
+    /// An address at which others of ours may listen meanwhile.
+    pub fn reusable() -> Self {
+        Self::bound(true)
+    }
+
+    fn bound(reusable: bool) -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        sockopt::set_socket_reuseaddr(&socket, reusable).expect("a socket");
         bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
         let address = getsockname(&socket).expect("bound").try_into().expect("an IP address");
         Self { address, socket }

@@ -29,5 +29,6 @@ mod takeover;
 mod tls;
 mod traffic;
 mod upstream_faults;
+mod upstream_restart;
 mod upstream_tls;
 mod upstreams;
