@@ -155,6 +155,8 @@ impl Material {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(ByName(keys)));
         server.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
+        // All suites are strong; scanners expect that the server has a say.
+        server.ignore_client_order = true;
         server.session_storage = Arc::clone(sessions);
         if !sessions.can_cache() {
             server.send_tls13_tickets = 0;

@@ -27,6 +27,8 @@ mod refusals;
 mod secrecy;
 mod takeover;
 mod tls;
+#[cfg(feature = "e2e")]
+mod tls_scanners;
 mod traffic;
 mod upstream_faults;
 mod upstream_restart;
