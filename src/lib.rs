@@ -9,7 +9,7 @@
 //!
 //! A module imports only what stands below it, and no sibling (`tests/layering.rs`). From top to
 //! bottom: `cli`; `app`; `proxy`, `admin`, `ops`; `gate`; `refusal`, `route`; `authority`; `source`;
-//! `server`, `store`; `telemetry`; `config`; `credential`; `clock`; `guards`. The tests
+//! `server`, `store`; `signature`; `telemetry`; `config`; `credential`; `clock`; `guards`. The tests
 //! of the whole are in `simulation`.
 
 pub mod admin;
@@ -26,6 +26,7 @@ pub mod proxy;
 pub mod refusal;
 pub mod route;
 pub mod server;
+pub mod signature;
 #[cfg(test)]
 mod simulation;
 pub mod source;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// From top to bottom; modules of one line are siblings.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 15] = [
     // A test of the whole.
     &["simulation"],
     &["cli"],
@@ -16,6 +16,7 @@ const LAYERS: [&[&str]; 14] = [
     &["authority"],
     &["source"],
     &["server", "store"],
+    &["signature"],
     &["telemetry"],
     &["config"],
     &["credential"],
