@@ -164,7 +164,7 @@ impl Gate {
     fn open(&self, place: &Place<'_>, access: Access, now: &Now) -> Result<Permit, Refused> {
         let tenant = place.tenant;
         if !tenant.declared && !self.seat.authority().declares(tenant.name) {
-            self.seat.authority().unknown(now)?;
+            self.seat.authority().unknown(Some(tenant.name), now)?;
             return Err(Refusal::TokenUnknown.into());
         }
         Ok(Permit { holder: Holder::Anonymous, access })
@@ -177,7 +177,7 @@ impl Gate {
         access: Access,
         now: &Now,
     ) -> Result<Held, Refused> {
-        let held = match self.seat.judge(&digest, now)? {
+        let held = match self.seat.judge(&digest, tenant, now)? {
             Judgement::Known(held) => held,
             Judgement::Denied => return Err(Refusal::CredentialDenied.into()),
             Judgement::Unknown => return Err(Refusal::TokenUnknown.into()),
@@ -198,7 +198,8 @@ impl Gate {
     }
 
     fn refusal_of(&self, held: &Held, access: Access, now: &Now) -> Option<Refusal> {
-        let fresh = || self.seat.authority().trusts_table(access, now);
+        let tenant = &held.grant.credential().tenant;
+        let fresh = || self.seat.authority().trusts_table(access, tenant, now);
         match held.grant.judge(now) {
             Verdict::Disabled => Some(Refusal::CredentialDisabled),
             Verdict::Denied => Some(Refusal::CredentialDenied),

@@ -75,6 +75,10 @@ impl Ops {
         if let Some(age) = self.authority.age(&self.clock.now()) {
             self.metrics.table_age.with_label_values(&["credentials"]).set(age.as_secs_f64());
         }
+        for (tenant, age) in self.authority.lags(&self.clock.now()) {
+            let age = age.map_or(f64::INFINITY, |age| age.as_secs_f64());
+            self.metrics.table_age.with_label_values(&[tenant.as_str()]).set(age);
+        }
         Content::Metrics(self.metrics.render())
     }
 }

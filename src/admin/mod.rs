@@ -15,7 +15,9 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Now, Timestamp, Uptime};
 use crate::config::{AdminLimits, Role};
-use crate::credential::feed::{Changes, Gone, Head, Page, PageKey, Position, Report, TenantRow};
+use crate::credential::feed::{
+    Changes, Gone, Head, Heard, Page, PageKey, Position, Report, TenantRow,
+};
 use crate::credential::token::MintedToken;
 use crate::credential::{
     Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
@@ -434,7 +436,7 @@ impl Service {
         caller: &Caller,
         instance: &str,
         mut report: Report,
-    ) -> Result<Head, Problem> {
+    ) -> Result<Heard, Problem> {
         caller.may(Right::Report)?;
         let fits = (1..=64).contains(&instance.len())
             && instance.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -449,7 +451,9 @@ impl Service {
         if !self.replicas.has_room(&instance, &now).await? {
             return Err(Problem::ReplicasLimited);
         }
-        Ok(self.replicas.report(&instance, report, &now).await?)
+        let mut heard = self.replicas.report(&instance, report, &now).await?;
+        heard.lags.retain(|lag| caller.token.sees(&lag.tenant));
+        Ok(heard)
     }
 
     pub async fn deregister(&self, caller: &Caller, instance: &str) -> Result<(), Problem> {

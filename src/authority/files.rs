@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Applier, Authority};
+use super::{Applier, Authority, Confirmation};
 use crate::clock::{Clock, Now};
 use crate::config::{Credentials, Source};
 use crate::credential::feed::Row;
@@ -143,11 +143,11 @@ impl FileSource {
         let step = self.credentials.step(|content| reader.read(content).map_err(|f| f.to_string()));
         match step {
             Step::Wait | Step::Preview(_) => {}
-            Step::Confirm => self.applier.authority().confirm(begun),
+            Step::Confirm => self.applier.authority().confirm(Confirmation::new(begun, Vec::new())),
             Step::Apply(listing) => {
                 self.reader.applied(&listing);
                 self.apply(listing, number);
-                self.applier.authority().confirm(begun);
+                self.applier.authority().confirm(Confirmation::new(begun, Vec::new()));
             }
         }
         let metrics = &self.applier.authority().metrics;
@@ -183,7 +183,7 @@ mod tests {
     use crate::authority::{Access, Judgement, Seat, Unavailable};
     use crate::clock::Timestamp;
     use crate::config::Config;
-    use crate::credential::{Status, TokenDigest, Verdict};
+    use crate::credential::{Status, TenantId, TokenDigest, Verdict};
     use crate::telemetry::metrics::Metrics;
 
     /// A folder with a credential file and a deny file, followed by hand.
@@ -227,7 +227,7 @@ mod tests {
 
         fn judge(&self, token: &str) -> Result<Option<Verdict>, Unavailable> {
             let now = self.clock.now();
-            self.seat.judge(&TokenDigest::of(token.as_bytes()), &now).map(|judgement| {
+            self.seat.judge(&TokenDigest::of(token.as_bytes()), None, &now).map(|judgement| {
                 match judgement {
                     Judgement::Known(held) => Some(held.grant.judge(&now)),
                     Judgement::Denied => Some(Verdict::Denied),
@@ -237,7 +237,8 @@ mod tests {
         }
 
         fn trusted(&self) -> bool {
-            self.seat.authority().trusts_table(Access::Write, &self.clock.now())
+            let tenant = TenantId::parse("z-1").expect("valid");
+            self.seat.authority().trusts_table(Access::Write, &tenant, &self.clock.now())
         }
     }
 
@@ -394,7 +395,7 @@ mod tests {
                 let token = decisions % TOKENS.len();
                 let oldest = in_force.load(Ordering::SeqCst);
                 let now = clock.now();
-                let judged = seat.judge(&TokenDigest::of(TOKENS[token].as_bytes()), &now);
+                let judged = seat.judge(&TokenDigest::of(TOKENS[token].as_bytes()), None, &now);
                 let decision = match judged {
                     Ok(Judgement::Known(held)) => Some(held.grant.judge(&now)),
                     Ok(Judgement::Denied) => Some(Verdict::Denied),

@@ -10,14 +10,16 @@
 //! *disputed*: only what takes rights away is taken from it, until an operator accepts it.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::listing::{Listing, Needs};
-use super::{Answer, Applier};
+use super::{Answer, Applier, Confirmation};
 use crate::clock::{Now, Timestamp, Uptime};
 use crate::config::Credentials;
 use crate::credential::feed::{
-    Change, Changes, Gone, Head, History, Page, PageKey, Position, Report, Row, TenantRow, Use,
+    Change, Changes, Gone, Head, Heard, History, Page, PageKey, Position, Report, Row, TenantRow,
+    Use,
 };
 use crate::credential::{Credential, Expiry, Revision, Status, TokenDigest};
 use crate::guards::{Guard, off};
@@ -27,7 +29,7 @@ use crate::source::FeedError;
 #[derive(Debug)]
 pub enum Event {
     Tick,
-    Reported(Result<Head, FeedError>),
+    Reported(Result<Heard, FeedError>),
     Page {
         ticket: u64,
         reply: Result<Page, FeedError>,
@@ -128,9 +130,9 @@ pub struct Follower {
     /// Whether something was applied since the last report.
     unreported: bool,
     /// A report whose answered head is not applied yet.
-    unconfirmed: Option<(Now, Position)>,
+    unconfirmed: Option<(Arc<Confirmation>, Position)>,
     /// A report whose answered head was passed without standing on it.
-    passed: Option<(Now, Revision)>,
+    passed: Option<(Arc<Confirmation>, Revision)>,
     failures: u32,
     /// Uses that are to be reported.
     unsaid: Vec<Use>,
@@ -359,14 +361,14 @@ impl Follower {
         used.chunks(USED_MAX).map(|used| self.report_with(used.to_vec())).collect()
     }
 
-    fn reported(&mut self, reply: Result<Head, FeedError>, now: &Now, asks: &mut Vec<Ask>) {
+    fn reported(&mut self, reply: Result<Heard, FeedError>, now: &Now, asks: &mut Vec<Ask>) {
         let Some(sent) = self.reporting.take() else { return };
         let Sent { at: sent, applied: told, max_stale, uses } = sent;
         let metrics = &self.applier.authority().metrics;
         let result = if reply.is_ok() { "success" } else { "failure" };
         metrics.source_refresh.with_label_values(&[result]).inc();
-        let head = match reply {
-            Ok(head) => head,
+        let Heard { head, lags } = match reply {
+            Ok(heard) => heard,
             Err(_) => {
                 self.failures = self.failures.saturating_add(1);
                 let pause = backoff(self.failures).min(self.terms.report_interval());
@@ -375,6 +377,7 @@ impl Follower {
             }
         };
         self.failures = 0;
+        let sent = Confirmation::new(sent, lags);
         // From here on receipts wait that long for us, and no longer.
         self.applier.authority().lease(max_stale);
         self.unsaid.truncate(self.unsaid.len() - uses);
@@ -458,10 +461,10 @@ impl Follower {
             return;
         }
         if held == head || off(Guard::Heads) {
-            self.applier.authority().confirm(*sent);
+            self.applier.authority().confirm(Arc::clone(sent));
             (self.unconfirmed, self.passed) = (None, None);
         } else if held.history == head.history && held.revision > head.revision {
-            self.passed = Some((*sent, head.revision));
+            self.passed = Some((Arc::clone(sent), head.revision));
             self.unconfirmed = None;
         }
     }
@@ -850,10 +853,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::authority::{Authority, Unavailable};
+    use crate::authority::{Access, Authority, Unavailable};
     use crate::clock::Clock;
     use crate::config::Config;
-    use crate::credential::feed::Mark;
+    use crate::credential::feed::{Lag, Mark};
     use crate::credential::{CredentialId, TenantId};
     use crate::source::wire::ReportJson;
     use crate::telemetry::metrics::Metrics;
@@ -880,7 +883,7 @@ mod tests {
         fn listed() -> Self {
             let mut talk = Self::new();
             talk.step(Event::Tick);
-            talk.step(Event::Reported(Ok(head("h1", 3))));
+            talk.step(reported(head("h1", 3)));
             let asks = talk.page(head("h1", 3), vec![row("a", 2), row("b", 3)]);
             assert!(matches!(
                 &asks[..],
@@ -915,7 +918,7 @@ mod tests {
         }
 
         fn unknown(&self) -> Option<Unavailable> {
-            self.follower.applier.authority().unknown(&self.clock.now()).err()
+            self.follower.applier.authority().unknown(None, &self.clock.now()).err()
         }
 
         fn age(&self) -> Option<u64> {
@@ -927,6 +930,10 @@ mod tests {
         let mark = Mark::default().then(Revision(revision), b"");
         let history = history.parse().expect("valid");
         Position { history, revision: Revision(revision), mark }
+    }
+
+    fn reported(head: Head) -> Event {
+        Event::Reported(Ok(Heard { head, lags: Vec::new() }))
     }
 
     fn head(history: &str, revision: u64) -> Head {
@@ -1012,7 +1019,8 @@ mod tests {
             let json = serde_json::to_string(&ReportJson::from(report)).expect("plain values");
             assert!(json.len() < BODY_BYTES_MAX, "{}", json.len());
             let lost = Err(FeedError::Unreachable("it is away".to_owned()));
-            let reply = if answered { Ok(head.clone()) } else { lost };
+            let heard = Heard { head: head.clone(), lags: Vec::new() };
+            let reply = if answered { Ok(heard) } else { lost };
             if answered {
                 told.extend(report.used.iter().map(|(key, _)| key.clone()));
             }
@@ -1027,7 +1035,7 @@ mod tests {
         let asks = talk.step(Event::Tick);
         assert_eq!(reports(&asks), Some(&None));
         talk.clock.advance(Duration::from_secs(4));
-        assert!(lists(&talk.step(Event::Reported(Ok(head("h1", 3))))));
+        assert!(lists(&talk.step(reported(head("h1", 3)))));
         assert_eq!(talk.unknown(), Some(Unavailable::Unloaded));
         let asks = talk.page(head("h1", 3), vec![row("a", 2)]);
         assert_eq!((talk.status("a"), talk.age()), (Some(Status::Enabled), Some(4)));
@@ -1040,34 +1048,76 @@ mod tests {
     fn a_change_is_told_once_it_is_applied_and_a_head_confirms_only_then() {
         let mut talk = Talk::listed();
         talk.wait(9);
-        talk.step(Event::Reported(Ok(head("h1", 4))));
+        talk.step(reported(head("h1", 4)));
         assert_eq!(talk.age(), Some(9), "the head is not here yet");
         let asks = talk.stream(3, change(disabled("a", 4)));
         assert_eq!((talk.status("a"), talk.age()), (Some(Status::Disabled), Some(9)));
         assert_eq!(reports(&asks), Some(&Some(position("h1", 4))));
-        talk.step(Event::Reported(Ok(head("h1", 4))));
+        talk.step(reported(head("h1", 4)));
         assert_eq!(talk.age(), Some(0));
+    }
+
+    #[test]
+    fn a_mirrored_tenant_is_as_old_as_what_its_mirror_has_read() {
+        let mut talk = Talk::listed();
+        let mirrored = TenantId::parse("z-1").expect("valid");
+        let other = TenantId::parse("z-2").expect("valid");
+        let (hour, second) = (Duration::from_secs(3600), Duration::from_secs(1));
+        let told = |age| {
+            let lag = Lag { tenant: mirrored.clone(), age, interval: 30 * second };
+            Event::Reported(Ok(Heard { head: head("h1", 4), lags: vec![lag] }))
+        };
+        // Told with a head that is not applied: what is here is as old as before.
+        talk.wait(9);
+        talk.step(told(Some(second)));
+        let trusts = |talk: &Talk, tenant| {
+            let authority = talk.follower.applier.authority();
+            authority.trusts_table(Access::Write, tenant, &talk.clock.now())
+        };
+        let unknown = |talk: &Talk, tenant: Option<&TenantId>| {
+            let authority = talk.follower.applier.authority();
+            authority.unknown(tenant.map(TenantId::as_str), &talk.clock.now()).err()
+        };
+        talk.stream(3, change(disabled("a", 4)));
+        for (age, trusted, sure) in [
+            (Some(second), true, true),
+            // Twice `refresh` and twice the mirror's interval.
+            (Some(120 * second), true, true),
+            (Some(121 * second), true, false),
+            (Some(12 * hour), true, false),
+            (Some(12 * hour + second), false, false),
+            (None, false, false),
+        ] {
+            talk.step(told(age));
+            assert_eq!(talk.age(), Some(0));
+            assert_eq!(trusts(&talk, &mirrored), trusted, "{age:?}");
+            let why = (!sure).then_some(Unavailable::UnknownWhileStale);
+            assert_eq!(unknown(&talk, Some(&mirrored)), why, "{age:?}");
+            assert_eq!(unknown(&talk, None), why, "without a route the oldest counts: {age:?}");
+            assert!(trusts(&talk, &other) && unknown(&talk, Some(&other)).is_none());
+            talk.wait(10);
+        }
     }
 
     #[test]
     fn a_head_that_was_passed_confirms_once_the_store_knows_what_came_after_it() {
         let passed = || {
             let mut talk = Talk::listed();
-            talk.step(Event::Reported(Ok(head("h1", 3))));
+            talk.step(reported(head("h1", 3)));
             talk.wait(10);
             let mut changes = change(disabled("a", 5));
             changes.changes.insert(0, Change::Credential(disabled("b", 4)));
             talk.stream(3, changes);
-            talk.step(Event::Reported(Ok(head("h1", 4))));
+            talk.step(reported(head("h1", 4)));
             assert_eq!(talk.age(), Some(10), "it may be another change than the one applied");
             talk.clock.advance(Duration::from_secs(2));
             talk
         };
         let mut talk = passed();
-        talk.step(Event::Reported(Ok(head("h1", 6))));
+        talk.step(reported(head("h1", 6)));
         assert_eq!(talk.age(), Some(2));
         let mut talk = passed();
-        talk.step(Event::Reported(Ok(Head { disputed: true, ..head("h1", 6) })));
+        talk.step(reported(Head { disputed: true, ..head("h1", 6) }));
         assert_eq!(talk.age(), Some(12));
     }
 
@@ -1128,7 +1178,7 @@ mod tests {
     #[test]
     fn a_rewound_store_only_takes_away_until_it_is_accepted() {
         let mut talk = Talk::listed();
-        let asks = talk.step(Event::Reported(Ok(head("h1", 2))));
+        let asks = talk.step(reported(head("h1", 2)));
         assert!(lists(&asks), "for what it takes away");
         talk.page(head("h1", 2), vec![disabled("a", 1), row("c", 2)]);
         let statuses = ["a", "b", "c"].map(|id| talk.status(id));
@@ -1139,7 +1189,7 @@ mod tests {
         talk.wait(10);
         let accepts = vec!["h1".parse().expect("valid")];
         let accepted = Head { accepts, ..head("h2", 2) };
-        assert!(lists(&talk.step(Event::Reported(Ok(accepted.clone())))));
+        assert!(lists(&talk.step(reported(accepted.clone()))));
         talk.page(accepted, vec![row("a", 1), row("c", 2)]);
         let statuses = ["a", "b", "c"].map(|id| talk.status(id));
         assert_eq!(statuses, [Some(Status::Enabled), None, Some(Status::Enabled)]);
@@ -1151,7 +1201,7 @@ mod tests {
         let mut talk = Talk::listed();
         talk.wait(10);
         let disputed = Head { disputed: true, ..head("h1", 3) };
-        assert!(lists(&talk.step(Event::Reported(Ok(disputed.clone())))));
+        assert!(lists(&talk.step(reported(disputed.clone()))));
         assert_eq!((talk.unknown(), talk.age()), (Some(Unavailable::UnknownWhileStale), Some(10)));
         // Nothing to report, or the answer would lead to the next listing at once.
         assert!(reports(&talk.page(disputed, vec![row("a", 2)])).is_none());
@@ -1163,10 +1213,10 @@ mod tests {
             Err(FeedError::Gone(Gone::Compacted))
         }] {
             let mut talk = Talk::listed();
-            talk.step(Event::Reported(Ok(head("h1", 2))));
+            talk.step(reported(head("h1", 2)));
             talk.page(head("h1", 2), Vec::new());
             talk.wait(10);
-            let asks = talk.step(Event::Reported(Ok(head("h1", 3))));
+            let asks = talk.step(reported(head("h1", 3)));
             let (ticket, after) = polls(&asks).expect("it asks whether it is known");
             let after = after.clone();
             assert!(lists(&talk.step(Event::Polled { ticket, after, reply: known })));
@@ -1181,10 +1231,10 @@ mod tests {
         let mut talk = Talk::listed();
         let accepts = vec!["h1".parse().expect("valid")];
         let accepted = |history| Head { accepts: accepts.clone(), ..head(history, 3) };
-        talk.step(Event::Reported(Ok(accepted("h2"))));
+        talk.step(reported(accepted("h2")));
         assert!(reports(&talk.wait(10)).is_some(), "the listing takes long");
         talk.page(accepted("h3"), vec![row("a", 2)]);
-        talk.step(Event::Reported(Ok(accepted("h2"))));
+        talk.step(reported(accepted("h2")));
         assert!(!talk.follower.applier.authority().is_disputed());
     }
 

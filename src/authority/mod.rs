@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{Now, Uptime};
 use crate::config::Credentials;
+use crate::credential::feed::Lag;
 use crate::credential::{Credential, Status, TenantId, TokenDigest, Verdict};
 use crate::guards::{Guard, off};
 use crate::source::file::DenyList;
@@ -37,7 +38,7 @@ pub struct Authority {
     epochs: Epochs,
     cache: moka::sync::Cache<TokenDigest, Filed<Arc<Grant>>, cache::DigestHash>,
     /// When the source last confirmed what the table holds; none before the first listing.
-    confirmed: ArcSwapOption<Now>,
+    confirmed: ArcSwapOption<Confirmation>,
     /// The longest that the admin API knows us to accept on an unconfirmed table, in milliseconds.
     leased: AtomicU64,
     /// The source's state is not a successor of ours: nothing that it adds counts.
@@ -48,6 +49,54 @@ pub struct Authority {
     unknown: moka::sync::Cache<TokenDigest, Denial, cache::DigestHash>,
     terms: Terms,
     metrics: Arc<Metrics>,
+}
+
+/// The source's word that the table was its state at a time.
+pub struct Confirmation {
+    at: Now,
+    /// Tenants that were older even there.
+    lags: HashMap<TenantId, Lag>,
+}
+
+impl Confirmation {
+    pub fn new(at: Now, lags: Vec<Lag>) -> Arc<Self> {
+        let lags = lags.into_iter().map(|lag| (lag.tenant.clone(), lag)).collect();
+        Arc::new(Self { at, lags })
+    }
+
+    /// Time since the state of a tenant's rows, or of the oldest one's, was confirmed, and how much
+    /// of it is as usual. What was never read has no age.
+    fn age(&self, tenant: Option<&str>, now: &Now) -> Age {
+        let age = |lag: &Lag| Age {
+            since: lag.age.map(|age| now.age(&self.at).saturating_add(age)),
+            usual: 2 * lag.interval,
+        };
+        let since = Some(now.age(&self.at));
+        let own = Age { since, usual: Duration::ZERO };
+        match tenant {
+            _ if self.lags.is_empty() => own,
+            Some(tenant) => self.lags.get(tenant).map_or(own, age),
+            None => self.lags.values().map(age).fold(own, Age::older),
+        }
+    }
+}
+
+struct Age {
+    since: Option<Duration>,
+    usual: Duration,
+}
+
+impl Age {
+    fn is_within(&self, most: Duration) -> bool {
+        self.since.is_some_and(|since| since <= most)
+    }
+
+    /// The one of two that is further beyond what is usual.
+    fn older(self, other: Self) -> Self {
+        let excess =
+            |age: &Self| age.since.map_or(Duration::MAX, |since| since.saturating_sub(age.usual));
+        if excess(&other) > excess(&self) { other } else { self }
+    }
 }
 
 /// A tenant's switch, which counts at once and for all its tokens.
@@ -240,16 +289,30 @@ impl Authority {
 
     /// Time since the source last confirmed the table.
     pub fn age(&self, now: &Now) -> Option<Duration> {
-        self.confirmed.load().as_ref().map(|then| now.age(then))
+        self.confirmed.load().as_ref().map(|it| now.age(&it.at))
     }
 
-    /// Whether the table is fresh enough to let a live token do this.
-    pub fn trusts_table(&self, access: Access, now: &Now) -> bool {
+    /// Time since the clouds of mirrored tenants were read; none for one that never was.
+    pub fn lags(&self, now: &Now) -> Vec<(TenantId, Option<Duration>)> {
+        let confirmed = self.confirmed.load();
+        let age = |it: &Confirmation, tenant: &TenantId| it.age(Some(tenant.as_str()), now).since;
+        let all =
+            confirmed.iter().flat_map(|it| it.lags.keys().map(|key| (key.clone(), age(it, key))));
+        all.collect()
+    }
+
+    /// Whether the table is fresh enough to let a live token of a tenant do this.
+    pub fn trusts_table(&self, access: Access, tenant: &TenantId, now: &Now) -> bool {
         let most = match access {
             Access::Read => &self.terms.reads,
             Access::Write => &self.terms.writes,
         };
-        self.age(now).is_some_and(|age| age <= millis(most).min(millis(&self.leased)))
+        let confirmed = self.confirmed.load();
+        let age = |it: &Arc<Confirmation>| it.age(Some(tenant.as_str()), now);
+        let most = millis(most);
+        confirmed
+            .as_ref()
+            .is_some_and(|it| age(it).is_within(most) && now.age(&it.at) <= millis(&self.leased))
     }
 
     /// The admin API has heard for how long we accept: a longer time that a reload brings counts
@@ -274,20 +337,20 @@ impl Authority {
     }
 
     /// The table is as the source had it then.
-    pub fn confirm(&self, then: Now) {
-        self.confirmed.store(Some(Arc::new(then)));
+    pub fn confirm(&self, then: Arc<Confirmation>) {
+        self.confirmed.store(Some(then));
     }
 
-    /// The answer about what is in no table: no, if we can be sure of it.
-    pub fn unknown(&self, now: &Now) -> Result<Judgement, Unavailable> {
-        match self.age(now) {
-            None => Err(Unavailable::Unloaded),
-            Some(_) if self.is_disputed() => Err(Unavailable::UnknownWhileStale),
-            Some(age) if age > 2 * millis(&self.terms.refresh) => {
-                Err(Unavailable::UnknownWhileStale)
-            }
-            Some(_) => Ok(Judgement::Unknown),
+    /// The answer about what is in no table: no, if we can be sure of it. `tenant` is that of the
+    /// route, if there is one.
+    pub fn unknown(&self, tenant: Option<&str>, now: &Now) -> Result<Judgement, Unavailable> {
+        let confirmed = self.confirmed.load();
+        let Some(confirmed) = confirmed.as_ref() else { return Err(Unavailable::Unloaded) };
+        let age = confirmed.age(tenant, now);
+        if self.is_disputed() || !age.is_within(2 * millis(&self.terms.refresh) + age.usual) {
+            return Err(Unavailable::UnknownWhileStale);
         }
+        Ok(Judgement::Unknown)
     }
 }
 
@@ -327,7 +390,13 @@ pub struct Seat {
 
 impl Seat {
     /// Is this token good now? What a known one is worth, [`Grant::judge`] says.
-    pub fn judge(&self, digest: &TokenDigest, now: &Now) -> Result<Judgement, Unavailable> {
+    /// `tenant` is the route's, if there is one.
+    pub fn judge(
+        &self,
+        digest: &TokenDigest,
+        tenant: Option<&str>,
+        now: &Now,
+    ) -> Result<Judgement, Unavailable> {
         let authority = &*self.authority;
         let (metrics, memo) = (&authority.metrics, &mut self.memo.borrow_mut());
         let found = find(authority, memo, digest).map_err(|Contended| Unavailable::Contended)?;
@@ -343,7 +412,7 @@ impl Seat {
                 Ok(Judgement::Known(Held { grant, digest: *digest, epoch }))
             }
             None if authority.deny.load().names_digest(digest) => Ok(Judgement::Denied),
-            None => authority.unknown(now),
+            None => authority.unknown(tenant, now),
         }
     }
 

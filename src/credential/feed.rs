@@ -232,6 +232,24 @@ pub struct Report {
     pub used: Vec<Use>,
 }
 
+/// The answer to a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub head: Head,
+    /// Tenants that are a cloud's first. What the head says of them is as old as these tell.
+    pub lags: Vec<Lag>,
+}
+
+/// How far a mirrored tenant is behind its cloud.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lag {
+    pub tenant: TenantId,
+    /// Since the beginning of the last whole read of the cloud; none before the first.
+    pub age: Option<Duration>,
+    /// Between two reads.
+    pub interval: Duration,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

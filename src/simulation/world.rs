@@ -13,7 +13,7 @@ use crate::authority::follow::{Ask, Event};
 use crate::authority::{Access, Answer};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::credential::feed::{Head, PageKey};
+use crate::credential::feed::{Head, Heard, PageKey};
 use crate::credential::{
     Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
 };
@@ -358,11 +358,11 @@ impl<'a> World<'a> {
         match ask {
             Ask::Report(report) => {
                 let now = self.admin.clock.now();
-                let head = at_once(replicas.report(instance, report.clone(), &now));
-                let head = head.expect("memory works");
-                self.truth.noticed(&head);
-                self.note_read(from, sent, &head);
-                Event::Reported(Ok(head))
+                let heard = at_once(replicas.report(instance, report.clone(), &now));
+                let heard = heard.expect("memory works");
+                self.truth.noticed(&heard.head);
+                self.note_read(from, sent, &heard.head);
+                Event::Reported(Ok(heard))
             }
             Ask::Page { ticket, after } => {
                 let page = at_once(store.page(after.as_ref(), None, 2)).expect("memory works");
@@ -997,7 +997,7 @@ fn brief(event: &Event) -> String {
             let row = row.as_ref().map(|it| format!("{}@{}", rows(&it.key()), it.revision.0));
             format!("lookup at {}: {row:?}", head.position)
         }
-        Event::Reported(Ok(head)) => {
+        Event::Reported(Ok(Heard { head, .. })) => {
             format!("head {}{}", head.position, if head.disputed { " disputed" } else { "" })
         }
         other => format!("{other:?}"),

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{Feed, FeedError};
 use crate::clock::Clock;
 use crate::credential::TokenDigest;
-use crate::credential::feed::{Changes, Head, Page, PageKey, Position, Report, Row};
+use crate::credential::feed::{Changes, Head, Heard, Page, PageKey, Position, Report, Row};
 use crate::store::replicas::Replicas;
 use crate::store::{Failed, Record, Store};
 
@@ -36,7 +36,7 @@ impl Feed for Embedded {
         "embedded"
     }
 
-    async fn report(&self, report: &Report) -> Result<Head, FeedError> {
+    async fn report(&self, report: &Report) -> Result<Heard, FeedError> {
         let now = self.clock.now();
         Ok(self.replicas.report(INSTANCE, report.clone(), &now).await?)
     }

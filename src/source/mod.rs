@@ -13,7 +13,7 @@ use std::fmt;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::credential::feed::{Changes, Gone, Head, Page, PageKey, Position, Report, Row};
+use crate::credential::feed::{Changes, Gone, Head, Heard, Page, PageKey, Position, Report, Row};
 use crate::credential::{Credential, TokenDigest};
 
 /// All the credentials that a source knows.
@@ -26,7 +26,7 @@ pub trait Feed: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Tells what is applied here; the answer is read after the report has arrived.
-    async fn report(&self, report: &Report) -> Result<Head, FeedError>;
+    async fn report(&self, report: &Report) -> Result<Heard, FeedError>;
 
     /// Says that nothing is decided here any more.
     async fn leave(&self) -> Result<(), FeedError>;

@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::client::{Answer, Client, date_of};
-use super::wire::{ChangeJson, ChangesJson, HeadJson, LookupJson, PageJson, ReportJson};
+use super::wire::{ChangeJson, ChangesJson, HeadJson, HeardJson, LookupJson, PageJson, ReportJson};
 use super::{Feed, FeedError};
 use crate::clock::Clock;
 use crate::config;
 use crate::credential::TokenDigest;
-use crate::credential::feed::{Changes, Gone, Head, Page, PageKey, Position, Report, Row};
+use crate::credential::feed::{Changes, Gone, Head, Heard, Page, PageKey, Position, Report, Row};
 use crate::telemetry::metrics::Metrics;
 
 pub struct Native {
@@ -104,11 +104,11 @@ impl Feed for Native {
         "native"
     }
 
-    async fn report(&self, report: &Report) -> Result<Head, FeedError> {
+    async fn report(&self, report: &Report) -> Result<Heard, FeedError> {
         let body = json!(ReportJson::from(report));
         let target = format!("/v1/replicas/{}", self.instance);
-        let head: HeadJson = self.ask(Method::PUT, &target, Some(&body)).await?;
-        Head::try_from(&head).map_err(|_| self.unfit())
+        let heard: HeardJson = self.ask(Method::PUT, &target, Some(&body)).await?;
+        Heard::try_from(&heard).map_err(|_| self.unfit())
     }
 
     async fn leave(&self) -> Result<(), FeedError> {

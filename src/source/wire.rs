@@ -2,6 +2,7 @@
 //! changes and reports. Unknown keys are passed over, so that versions can differ by one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,7 +10,7 @@ use utoipa::ToSchema;
 use crate::clock::Timestamp;
 use crate::config::value::Span;
 use crate::credential::feed::{
-    self, Changes, Head, History, Page, PageKey, Position, Report, TenantRow,
+    self, Changes, Head, Heard, History, Lag, Page, PageKey, Position, Report, TenantRow,
 };
 use crate::credential::{
     Credential, CredentialId, Expiry, Malformed, Revision, TenantId, TokenDigest,
@@ -60,6 +61,56 @@ impl TryFrom<&HeadJson> for Head {
             accepts: json.accepts.iter().map(|it| it.parse()).collect::<Result<_, _>>()?,
             began: Timestamp::parse(&json.began).ok_or(Malformed)?,
         })
+    }
+}
+
+/// The answer to a report.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Heard)]
+pub struct HeardJson {
+    #[serde(flatten)]
+    pub head: HeadJson,
+    /// Tenants that are mirrored from a cloud.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrored: Vec<LagJson>,
+}
+
+/// How far a mirrored tenant is behind its cloud.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Lag)]
+pub struct LagJson {
+    pub tenant: String,
+    /// Milliseconds since the last whole read of the cloud began; none before the first.
+    pub age_ms: Option<u64>,
+    /// Milliseconds between two reads.
+    pub interval_ms: u64,
+}
+
+impl From<&Heard> for HeardJson {
+    fn from(heard: &Heard) -> Self {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let lag = |lag: &Lag| LagJson {
+            tenant: lag.tenant.to_string(),
+            age_ms: lag.age.map(millis),
+            interval_ms: millis(lag.interval),
+        };
+        Self { head: (&heard.head).into(), mirrored: heard.lags.iter().map(lag).collect() }
+    }
+}
+
+impl TryFrom<&HeardJson> for Heard {
+    type Error = Malformed;
+
+    fn try_from(json: &HeardJson) -> Result<Self, Malformed> {
+        let lag = |lag: &LagJson| {
+            Ok(Lag {
+                tenant: TenantId::parse(&lag.tenant).map_err(|_| Malformed)?,
+                age: lag.age_ms.map(Duration::from_millis),
+                interval: Duration::from_millis(lag.interval_ms),
+            })
+        };
+        let lags = json.mirrored.iter().map(lag).collect::<Result<_, _>>()?;
+        Ok(Self { head: (&json.head).try_into()?, lags })
     }
 }
 

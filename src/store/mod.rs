@@ -2,6 +2,7 @@
 //! who follows. An engine keeps it and decides nothing; what may be written is decided by the
 //! order that it is given.
 
+pub mod lags;
 pub mod memory;
 pub mod replicas;
 pub mod restore;

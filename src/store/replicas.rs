@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::lags::Lags;
 use super::{Failed, Lease, Store};
 use crate::clock::{Now, Timestamp};
 use crate::credential::Revision;
-use crate::credential::feed::{Gone, Head, PageKey, Position, Report};
+use crate::credential::feed::{Gone, Head, Heard, PageKey, Position, Report};
 use crate::guards::{Guard, off};
 
 /// Added to a replica's own limit for what its clock and ours may differ by.
@@ -22,7 +23,9 @@ pub const GRACE: Duration = Duration::from_secs(10);
 
 pub struct Replicas {
     store: Arc<dyn Store>,
-    heard: Mutex<HashMap<String, Heard>>,
+    /// Told with each answer.
+    pub lags: Lags,
+    heard: Mutex<HashMap<String, Replica>>,
     /// Rung at each report.
     news: Notify,
     /// When this process began to listen, and until when replicas may exist of which it has never
@@ -42,7 +45,7 @@ struct Settling {
 }
 
 /// What we know of one replica.
-struct Heard {
+struct Replica {
     report: Report,
     /// The name and the longest `max_stale` that its lease has; none if it has no lease yet.
     lease: Option<(String, Duration)>,
@@ -52,7 +55,7 @@ struct Heard {
     answers: Vec<(Revision, Now)>,
 }
 
-impl Heard {
+impl Replica {
     /// The arrival of the last report that was answered with an older head than this.
     fn answered_before(&self, revision: Revision) -> Option<Now> {
         self.answers.iter().rev().find(|(head, _)| *head < revision).map(|(_, arrival)| *arrival)
@@ -141,7 +144,7 @@ impl Replicas {
             let report = Report { applied: None, ..lease.report };
             let lease_known = Some((report.name.clone(), report.max_stale));
             let answers = vec![(Revision(0), now)];
-            (lease.instance, Heard { report, lease: lease_known, last: now, answers })
+            (lease.instance, Replica { report, lease: lease_known, last: now, answers })
         });
         let heard: HashMap<_, _> = known.collect();
         let young = now.wall.since(head.began) <= longest(&heard, max_stale) + GRACE;
@@ -153,6 +156,7 @@ impl Replicas {
         };
         Ok(Self {
             store,
+            lags: Lags::default(),
             heard: Mutex::new(heard),
             news: Notify::new(),
             settling: Mutex::new(settling),
@@ -162,11 +166,13 @@ impl Replicas {
 
     /// Takes a report that arrived now, and answers with the head as read after that. A position
     /// that the store has never been in makes it disputed.
-    pub async fn report(&self, instance: &str, report: Report, now: &Now) -> Result<Head, Failed> {
+    pub async fn report(&self, instance: &str, report: Report, now: &Now) -> Result<Heard, Failed> {
         // Whatever head it is answered with, it is not older than this one; and a receipt that is made
         // while the answer is on its way must know of it.
         let floor = self.store.latest().borrow().revision;
         self.expect(instance, &report, floor, now);
+        // What these promise is in any head that is read from here on.
+        let lags = self.lags.at(now);
         let mut head = self.store.head().await?;
         if let Some(applied) = &report.applied
             && *applied != head.position
@@ -197,7 +203,7 @@ impl Replicas {
         self.note(instance, report, head.position.revision, now);
         self.settles_by(&head, now);
         self.news.notify_waiters();
-        Ok(head)
+        Ok(Heard { head, lags })
     }
 
     /// Whether the durable part of the lease has to be written.
@@ -214,7 +220,7 @@ impl Replicas {
         let first = || {
             let answers = report.applied.iter().map(|_| (Revision(0), *now)).collect();
             let report = Report { applied: None, used: Vec::new(), ..report.clone() };
-            Heard { report, lease: None, last: *now, answers }
+            Replica { report, lease: None, last: *now, answers }
         };
         let known = heard.entry(instance.to_owned()).or_insert_with(first);
         known.report.max_stale = known.report.max_stale.max(report.max_stale);
@@ -259,8 +265,9 @@ impl Replicas {
     }
 
     async fn forget(&self, now: &Now, kept: Duration) -> Result<(), Failed> {
-        let long_gone =
-            |known: &Heard| now.boot.since(known.last.boot) > known.report.max_stale + GRACE + kept;
+        let long_gone = |known: &Replica| {
+            now.boot.since(known.last.boot) > known.report.max_stale + GRACE + kept
+        };
         let gone: Vec<String> = {
             let heard = self.heard();
             heard.iter().filter(|(_, it)| long_gone(it)).map(|(id, _)| id.clone()).collect()
@@ -358,7 +365,7 @@ impl Replicas {
         settling.due.then(|| now.wall.plus(longest - waited))
     }
 
-    fn heard(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
+    fn heard(&self) -> MutexGuard<'_, HashMap<String, Replica>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -366,12 +373,12 @@ impl Replicas {
 /// How long one that refuses by itself is still shown.
 const KEPT: Duration = Duration::from_secs(3600);
 
-fn longest(heard: &HashMap<String, Heard>, at_least: Duration) -> Duration {
+fn longest(heard: &HashMap<String, Replica>, at_least: Duration) -> Duration {
     heard.values().map(|known| known.report.max_stale).fold(at_least, Duration::max)
 }
 
 fn progress(
-    known: &Heard,
+    known: &Replica,
     revision: Revision,
     head: &Head,
     now: &Now,

@@ -14,7 +14,7 @@ use super::input::{Named, Payload, Query};
 use super::problem::Fault;
 use super::stream::{self, Stream};
 use super::views::{
-    ChangesJson, HeadJson, LookupJson, PageJson, ReceiptJson, ReplicasJson, ReportJson, RowJson,
+    ChangesJson, HeardJson, LookupJson, PageJson, ReceiptJson, ReplicasJson, ReportJson, RowJson,
 };
 use super::{Shared, revised};
 use crate::admin::Caller;
@@ -147,7 +147,7 @@ pub async fn look_up(
     params(("instance" = String, Path, description = "Chosen at random by each process.")),
     request_body = ReportJson,
     responses(
-        (status = 200, body = HeadJson, description = "The head, read after the report arrived.",
+        (status = 200, body = HeardJson, description = "The head, read after the report arrived.",
             headers(("Scim-Guard-Revision" = u64))),
         (status = 503, description = "`replicas_limited`, `store_failed`, with \
             `Retry-After`"),
@@ -162,8 +162,8 @@ pub async fn put_replica(
     let json: ReportJson = payload.read()?;
     let report = Report::try_from(&json)
         .map_err(|_| Fault::invalid("body", "holds a position, an id or a time that is none"))?;
-    let head = shared.service.report(&caller, &instance, report).await?;
-    Ok(revised(head.position.revision, Json(HeadJson::from(&head))))
+    let heard = shared.service.report(&caller, &instance, report).await?;
+    Ok(revised(heard.head.position.revision, Json(HeardJson::from(&heard))))
 }
 
 /// Takes a replica's leave: it decides nothing any more.

@@ -10,7 +10,8 @@ use crate::store::replicas::{Receipt, ReplicaState};
 use crate::store::{AuditRow, Origin, Record, Records};
 
 pub use crate::source::wire::{
-    ChangesJson, HeadJson, KeyJson, LookupJson, PageJson, ReportJson, RowJson, TenantJson,
+    ChangesJson, HeadJson, HeardJson, KeyJson, LookupJson, PageJson, ReportJson, RowJson,
+    TenantJson,
 };
 
 /// A credential: all that is known of a token but the token.

@@ -1,7 +1,7 @@
 //! What the admin API knows now of a token or an id, put into a table.
 
 use super::Who;
-use crate::authority::Applier;
+use crate::authority::{Applier, Confirmation};
 use crate::cli::api::Api;
 use crate::clock::Clock;
 use crate::credential::feed::{Change, Row};
@@ -52,7 +52,7 @@ pub async fn ask(
         }
     }
     rows.iter().for_each(|row| applier.put(row.clone()));
-    applier.authority().confirm(begun);
+    applier.authority().confirm(Confirmation::new(begun, Vec::new()));
     let credentials = rows.iter().map(|row| Credential::clone(&row.credential)).collect();
     let warning = if disputed { ", whose store is disputed: proxies may know more" } else { "" };
     Ok((credentials, format!("{}{warning}", api.url())))
