@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Lease, Order, Record, Records, Store,
-    StoredToken, View, WriteError, Written, log_change, log_text,
+    AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Lease, Nonce, Order, Record, Records,
+    Store, StoredToken, View, WriteError, Written, log_change, log_text,
 };
 use crate::clock::Timestamp;
 use crate::credential::feed::{
@@ -40,6 +40,7 @@ pub struct State {
     audit: Vec<AuditRow>,
     leases: BTreeMap<String, Lease>,
     tokens: Vec<StoredToken>,
+    nonces: BTreeMap<Nonce, Timestamp>,
 }
 
 #[derive(Clone)]
@@ -64,6 +65,7 @@ impl State {
             audit: Vec::new(),
             leases: BTreeMap::new(),
             tokens: Vec::new(),
+            nonces: BTreeMap::new(),
         }
     }
 
@@ -345,6 +347,20 @@ impl Store for Memory {
         let mut state = self.lock();
         state.tokens.retain(|known| known.name != token.name);
         state.tokens.push(token.clone());
+        Ok(())
+    }
+
+    async fn take_nonce(&self, nonce: &Nonce, until: Timestamp) -> Result<bool, Failed> {
+        let mut state = self.lock();
+        let fresh = !state.nonces.contains_key(nonce);
+        if fresh {
+            state.nonces.insert(*nonce, until);
+        }
+        Ok(fresh)
+    }
+
+    async fn forget_nonces(&self, by: Timestamp) -> Result<(), Failed> {
+        self.lock().nonces.retain(|_, until| *until > by);
         Ok(())
     }
 

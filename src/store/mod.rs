@@ -215,6 +215,9 @@ pub struct Lease {
     pub report: Report,
 }
 
+/// SHA-256 of what makes a signed request unlike all others of its key.
+pub type Nonce = TokenDigest;
+
 /// An admin token that the store itself knows, by its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredToken {
@@ -282,6 +285,12 @@ pub trait Store: Send + Sync + 'static {
     async fn stored_tokens(&self) -> Result<Vec<StoredToken>, Failed>;
 
     async fn put_token(&self, token: &StoredToken) -> Result<(), Failed>;
+
+    /// Notes a nonce until a time; whether nobody has brought it before.
+    async fn take_nonce(&self, nonce: &Nonce, until: Timestamp) -> Result<bool, Failed>;
+
+    /// Forgets the nonces that were to be kept until then.
+    async fn forget_nonces(&self, by: Timestamp) -> Result<(), Failed>;
 
     /// Throws away the texts of changes made before a time. Their numbers and marks stay.
     async fn compact(&self, before: Timestamp) -> Result<(), Failed>;

@@ -19,7 +19,7 @@ use super::sqlite::batch::Batch;
 use super::sqlite::connection::Connection;
 use super::sqlite::place::{Place, beside, create_private, inspect};
 use super::sqlite::{read, schema};
-use super::{AuditEntry, Failed, Lease, Record, StoredToken};
+use super::{AuditEntry, Failed, Lease, Nonce, Record, StoredToken};
 use crate::clock::Timestamp;
 use crate::credential::Revision;
 use crate::credential::feed::{Head, History};
@@ -169,6 +169,7 @@ struct Past {
     descends: bool,
     leases: Vec<Lease>,
     tokens: Vec<StoredToken>,
+    nonces: Vec<(Nonce, Timestamp)>,
     differences: Vec<Difference>,
 }
 
@@ -209,6 +210,7 @@ impl Past {
         histories.push(head.position.history.clone());
         let leases = read::leases(&mut present).await?;
         let tokens = read::stored_tokens(&mut present).await?;
+        let nonces = read::nonces(&mut present).await?;
         // From here on all of it is in its one file.
         drop(present);
 
@@ -219,7 +221,16 @@ impl Past {
         let (fork, differences) = compared?;
         let descends = fork == read::head(copy).await?.position.revision;
         let head = Some(head);
-        Ok(Self { unreadable: None, head, histories, descends, leases, tokens, differences })
+        Ok(Self {
+            unreadable: None,
+            head,
+            histories,
+            descends,
+            leases,
+            tokens,
+            nonces,
+            differences,
+        })
     }
 
     /// Makes the copy a new life of the store.
@@ -262,6 +273,9 @@ impl Past {
         }
         for token in self.tokens.iter().filter(|_| !exact) {
             batch.token(token);
+        }
+        for (nonce, until) in &self.nonces {
+            batch.nonce(nonce, *until);
         }
         let carried = differences.iter().filter(|it| it.carried).count();
         batch.audit(&entry(now, carried), position.revision);

@@ -25,7 +25,7 @@ use self::connection::Connection;
 use self::place::{Place, absolute, create_private, directory_of, sync_directory};
 use self::reserve::Reserve;
 use super::{
-    AuditEntry, AuditRow, Failed, Filter, Lease, Order, Record, Records, Store, StoredToken,
+    AuditEntry, AuditRow, Failed, Filter, Lease, Nonce, Order, Record, Records, Store, StoredToken,
     WriteError, Written,
 };
 use crate::clock::Timestamp;
@@ -319,6 +319,25 @@ impl Store for Sqlite {
     async fn put_token(&self, token: &StoredToken) -> Result<(), Failed> {
         let mut batch = Batch::default();
         batch.token(token);
+        self.keep(self.lock().await, batch).await
+    }
+
+    async fn take_nonce(&self, nonce: &Nonce, until: Timestamp) -> Result<bool, Failed> {
+        let mut kept = self.lock().await;
+        if read::knows_nonce(&mut kept.connection, nonce).await? {
+            return Ok(false);
+        }
+        let mut batch = Batch::default();
+        batch.nonce(nonce, until);
+        // What takes rights away may come by a signed request too.
+        let write = Write { batch, room: Room::Reserved, position: None };
+        self.commit(kept, write).await?;
+        Ok(true)
+    }
+
+    async fn forget_nonces(&self, by: Timestamp) -> Result<(), Failed> {
+        let mut batch = Batch::default();
+        batch.add("DELETE FROM nonces WHERE until <= ?", [by.into()]);
         self.keep(self.lock().await, batch).await
     }
 

@@ -49,6 +49,7 @@ suite! {
     an_accepted_dispute_begins_a_new_history
     audits_what_it_writes_and_nothing_else
     keeps_admin_tokens
+    a_nonce_is_taken_once_until_it_is_forgotten
     a_denied_order_writes_nothing
     a_panic_in_an_order_breaks_nothing
     tells_the_latest_position_after_it_is_written
@@ -454,6 +455,16 @@ async fn keeps_admin_tokens(store: Arc<dyn Store>) {
         store.put_token(&token(name, secret)).await.expect("kept");
     }
     assert_eq!(store.stored_tokens().await.expect("read"), [token("b", "2"), token("a", "3")]);
+}
+
+async fn a_nonce_is_taken_once_until_it_is_forgotten(store: Arc<dyn Store>) {
+    let (one, other) = (Nonce::of(b"one"), Nonce::of(b"other"));
+    let later = START.plus(Duration::from_secs(1));
+    let take = async |nonce, until| store.take_nonce(nonce, until).await.expect("kept");
+    assert!(take(&one, START).await && take(&other, later).await);
+    assert!(!take(&one, later).await);
+    store.forget_nonces(START).await.expect("forgotten");
+    assert!(take(&one, later).await && !take(&other, later).await);
 }
 
 async fn a_denied_order_writes_nothing(store: Arc<dyn Store>) {

@@ -6,7 +6,7 @@ use sqlx::{query, raw_sql};
 use crate::clock::Timestamp;
 use crate::credential::feed::{History, Position};
 use crate::credential::{Expiry, Revision, TenantId};
-use crate::store::{AuditEntry, Edit, Lease, Origin, Record, StoredToken, log_text};
+use crate::store::{AuditEntry, Edit, Lease, Nonce, Origin, Record, StoredToken, log_text};
 
 #[derive(Default)]
 pub struct Batch {
@@ -107,6 +107,13 @@ impl Batch {
         self.add(
             "INSERT OR REPLACE INTO tokens (name, digest) VALUES (?, ?)",
             [token.name.as_str().into(), Value::Blob(token.digest.as_bytes().to_vec())],
+        );
+    }
+
+    pub fn nonce(&mut self, nonce: &Nonce, until: Timestamp) {
+        self.add(
+            "INSERT INTO nonces (nonce, until) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            [Value::Blob(nonce.as_bytes().to_vec()), until.into()],
         );
     }
 

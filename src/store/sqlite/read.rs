@@ -12,7 +12,7 @@ use crate::credential::{
     Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
 };
 use crate::store::{
-    AuditRow, Failed, Filter, Lease, Origin, Record, Records, StoredToken, View, log_change,
+    AuditRow, Failed, Filter, Lease, Nonce, Origin, Record, Records, StoredToken, View, log_change,
 };
 
 type Connection = SqliteConnection;
@@ -326,6 +326,19 @@ fn audit_of(row: &SqliteRow) -> Result<AuditRow, Failed> {
 
 fn tenant_id_of(text: &str) -> Result<TenantId, Failed> {
     TenantId::parse(text).map_err(|_| unreadable("tenant", text))
+}
+
+pub async fn nonces(connection: &mut Connection) -> Result<Vec<(Nonce, Timestamp)>, Failed> {
+    let rows = query("SELECT nonce, until FROM nonces").fetch_all(connection).await?;
+    rows.iter().map(|row| Ok((digest_of(row, "nonce")?, time(row, "until")?))).collect()
+}
+
+pub async fn knows_nonce(connection: &mut Connection, nonce: &Nonce) -> Result<bool, Failed> {
+    let known = query_scalar("SELECT EXISTS (SELECT 1 FROM nonces WHERE nonce = ?)")
+        .bind(&nonce.as_bytes()[..])
+        .fetch_one(connection)
+        .await?;
+    Ok(known)
 }
 
 fn id_of(text: &str) -> Result<CredentialId, Failed> {

@@ -103,7 +103,7 @@ async fn create(place: &Place, now: Timestamp) -> Result<(), OpenError> {
 }
 
 /// In order; a store has the first so many. They only add.
-const MIGRATIONS: [&str; 1] = [include_str!("1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("1.sql"), include_str!("2.sql")];
 pub const VERSION: u32 = MIGRATIONS.len() as u32;
 /// The oldest program that still works with what we write.
 const READABLE_FROM: u32 = 1;

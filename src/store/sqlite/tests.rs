@@ -125,7 +125,7 @@ async fn refuses_what_is_not_its_own_and_leaves_it_as_it_is() {
 
 #[tokio::test]
 async fn opens_a_newer_store_that_says_that_we_can_read_it() {
-    let newer = "ALTER TABLE credentials ADD COLUMN cloud TEXT; PRAGMA user_version = 2001; \
+    let newer = "ALTER TABLE credentials ADD COLUMN cloud TEXT; PRAGMA user_version = 3001; \
                  INSERT INTO credentials (tenant, id, status, revision, created, label, origin, \
                  created_by, enrolled) VALUES ('z-1', 'cloud', 'Enabled', 1, 0, '', 'tencent', \
                  '', 0); UPDATE store SET revision = 1; \
@@ -143,7 +143,14 @@ async fn opens_a_newer_store_that_says_that_we_can_read_it() {
         .fetch_one(&mut *kept.connection)
         .await
         .expect("a number");
-    assert_eq!(version, 2001);
+    assert_eq!(version, 3001);
+}
+
+#[tokio::test]
+async fn brings_an_older_store_up_to_date() {
+    let directory = altered("DROP TABLE nonces; PRAGMA user_version = 1001").await;
+    let store = suite::open(&directory).await;
+    assert!(store.take_nonce(&TokenDigest::of(b"n"), START).await.expect("kept"));
 }
 
 #[tokio::test]
