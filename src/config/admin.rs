@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tls::Tls;
-use super::value::{Address, AdminUrl, Instant, SecretRef, Span, StoreRef, TenantName, rebase};
+use super::value::{
+    Address, AdminUrl, Instant, SecretRef, Span, StoreRef, TenantName, TimeOffset, rebase,
+};
 
 /// The admin API that is followed. All but `accept_history` needs a restart to change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -67,6 +69,13 @@ pub struct Admin {
     /// Who may use the API by a certificate instead of a token. Needs `tls` with `client_ca`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<AdminCertificate>,
+    /// Who may use the API with the SDKs of Tencent Cloud and Alibaba Cloud, which sign requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access_keys: Vec<AccessKey>,
+    /// The zone in which Tencent Cloud's SDKs are told times: their form names none. A change needs
+    /// a restart. Default: +08:00.
+    #[serde(default = "TimeOffset::china")]
+    pub tencent_time_offset: TimeOffset,
     #[serde(default)]
     pub limits: AdminLimits,
 }
@@ -102,7 +111,23 @@ pub struct AdminCertificate {
     pub tenants: Vec<TenantName>,
 }
 
-/// What an admin token or certificate is for.
+/// A key that signs requests. The file of its secret is watched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessKey {
+    /// The `SecretId` or `AccessKeyId`; the audit log calls its holder so.
+    pub id: String,
+    /// The `SecretKey` or `AccessKeySecret`: at least 16 characters. Whoever has seen a signed
+    /// request can guess at it for as long as he likes, so make it random.
+    pub secret: SecretRef,
+    /// Not `replica`.
+    pub role: Role,
+    /// The only tenants that it may see and change. Default: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<TenantName>,
+}
+
+/// What an admin token, certificate or key is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -127,7 +152,7 @@ impl Role {
     }
 }
 
-/// What one tenant may have.
+/// What one tenant may have, and how much may be asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminLimits {
@@ -139,6 +164,10 @@ pub struct AdminLimits {
     pub expire_max: Span,
     /// The life of one that was asked for without a word about it. Default: 1 year.
     pub expire_default: Span,
+    /// Requests a second by an access key, for each action of Tencent Cloud's API. Default: 20.
+    pub tencent_requests_per_second: u32,
+    /// Requests a second by an access key, for each action of Alibaba Cloud's API. Default: 100.
+    pub alibaba_requests_per_second: u32,
 }
 
 impl Default for AdminLimits {
@@ -148,6 +177,8 @@ impl Default for AdminLimits {
             expire_min: Span::seconds(3600),
             expire_max: Span::seconds(99 * 365 * 86_400),
             expire_default: Span::seconds(365 * 86_400),
+            tencent_requests_per_second: 20,
+            alibaba_requests_per_second: 100,
         }
     }
 }
@@ -178,5 +209,6 @@ impl Admin {
             tls.rebase(directory);
         }
         self.tokens.iter_mut().for_each(|token| token.token.rebase(directory));
+        self.access_keys.iter_mut().for_each(|key| key.secret.rebase(directory));
     }
 }

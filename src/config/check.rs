@@ -7,7 +7,7 @@ use rustls_pki_types::ServerName;
 use super::tls::Tls;
 use super::value::{ListenAddress, Location, RouteTenant, Segment, Span};
 use super::yaml::Fault;
-use super::{Admin, Config, Limits, Proxy, Route, Source, Upstream};
+use super::{Admin, Config, Limits, Proxy, Role, Route, Source, Upstream};
 use crate::credential::feed::History;
 
 /// All faults, without lines.
@@ -286,7 +286,7 @@ fn check_admin(admin: &Admin, faults: &mut Faults) {
     faults.add_if(
         !admin.listen.0.ip().is_loopback() && admin.tls.is_none() && !admin.insecure_cleartext,
         "admin.listen",
-        "is not loopback, and tokens would cross the network in clear text: add tls, or set \
+        "is not loopback, and tokens and secrets would cross the network in clear text: add tls, or set \
          insecure_cleartext: true where something else encrypts",
     );
     if let Some(tls) = &admin.tls {
@@ -294,13 +294,8 @@ fn check_admin(admin: &Admin, faults: &mut Faults) {
     }
     for (index, token) in admin.tokens.iter().enumerate() {
         let place = format!("admin.tokens[{index}]");
-        let named = (1..=64).contains(&token.name.len())
-            && token
-                .name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte));
         faults.add_if(
-            !named,
+            !is_name(&token.name),
             format!("{place}.name"),
             "must be 1 to 64 of A-Z a-z 0-9 . _ @ -: the audit log calls its holder so",
         );
@@ -331,12 +326,23 @@ fn check_admin(admin: &Admin, faults: &mut Faults) {
             "stands here twice: keep one",
         );
     }
+    check_access_keys(admin, faults);
     let limits = &admin.limits;
     faults.add_if(
         !(1..=10_000).contains(&limits.credentials_per_tenant),
         "admin.limits.credentials_per_tenant",
         "must be between 1 and 10000",
     );
+    for (rate, key) in [
+        (limits.tencent_requests_per_second, "tencent_requests_per_second"),
+        (limits.alibaba_requests_per_second, "alibaba_requests_per_second"),
+    ] {
+        faults.add_if(
+            !(1..=1_000_000).contains(&rate),
+            format!("admin.limits.{key}"),
+            "must be between 1 and 1000000",
+        );
+    }
     faults.add_if(
         limits.expire_min > limits.expire_max,
         "admin.limits.expire_min",
@@ -349,6 +355,34 @@ fn check_admin(admin: &Admin, faults: &mut Faults) {
         "must lie between expire_min and expire_max",
     );
     at_most(limits.expire_max, CENTURY, "admin.limits.expire_max", faults);
+}
+
+fn check_access_keys(admin: &Admin, faults: &mut Faults) {
+    for (index, key) in admin.access_keys.iter().enumerate() {
+        let place = format!("admin.access_keys[{index}]");
+        faults.add_if(
+            !is_name(&key.id),
+            format!("{place}.id"),
+            "must be 1 to 64 of A-Z a-z 0-9 . _ @ -",
+        );
+        let others = admin.access_keys[..index].iter().map(|other| &other.id);
+        faults.add_if(
+            others.chain(admin.tokens.iter().map(|token| &token.name)).any(|it| *it == key.id),
+            format!("{place}.id"),
+            "is taken by another key or token: the audit log could not tell the two apart",
+        );
+        faults.add_if(
+            key.role == Role::Replica,
+            format!("{place}.role"),
+            "is for proxies, which take a token: write operator, responder or reader",
+        );
+    }
+}
+
+/// What the audit log can call somebody.
+fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -480,6 +514,33 @@ ops: { listen: 127.0.0.1:9090 }
         let twin =
             "    - { tenant: z-2, path: /scim/v2/, upstream: { url: http://b/ } }\ncredentials:";
         check("credentials:", twin, &["same host and path as routes[0]"]);
+    }
+
+    #[test]
+    fn rules_of_access_keys() {
+        let check = |admin: &str, told: &[&str]| {
+            let start = "admin: { store: 'sqlite:a.db', tokens: [{ name: ci, role: reader, token: \
+                         'env:A' }], ";
+            check("ops:", &format!("{start}{admin} }}\nops:"), told);
+        };
+        let key = |id: &str, role: &str| format!("{{ id: '{id}', secret: 'env:B', role: {role} }}");
+        let keys = |listen: &str, keys: &[String]| {
+            format!("listen: '{listen}:8081', access_keys: [{}]", keys.join(", "))
+        };
+        let good = key("AKID1", "operator");
+        check(&keys("127.0.0.1", std::slice::from_ref(&good)), &[]);
+        check(&keys("0.0.0.0", std::slice::from_ref(&good)), &["admin.listen: is not loopback"]);
+        let twins = [good, key("AKID1", "reader"), key("ci", "reader"), key("a/b", "reader")];
+        let told = [
+            "admin.access_keys[1].id: is taken",
+            "admin.access_keys[2].id: is taken",
+            "admin.access_keys[3].id: must be",
+        ];
+        check(&keys("127.0.0.1", &twins), &told);
+        let told = ["admin.access_keys[0].role: is for proxies"];
+        check(&keys("127.0.0.1", &[key("AKID1", "replica")]), &told);
+        let rates = "listen: '127.0.0.1:8081', limits: { tencent_requests_per_second: 0 }";
+        check(rates, &["admin.limits.tencent_requests_per_second: must be"]);
     }
 
     #[test]

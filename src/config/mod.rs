@@ -13,7 +13,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-pub use admin::{Admin, AdminCertificate, AdminLimits, AdminToken, Mode, Native, Replica, Role};
+pub use admin::{
+    AccessKey, Admin, AdminCertificate, AdminLimits, AdminToken, Mode, Native, Replica, Role,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tls::Tls;
@@ -498,6 +500,7 @@ impl Config {
             ("admin (as a whole section)", self.admin.is_some() != other.admin.is_some()),
             ("admin.listen", admin(self, other, |admin| &admin.listen)),
             ("admin.store", admin(self, other, |admin| &admin.store)),
+            ("admin.tencent_time_offset", admin(self, other, |admin| &admin.tencent_time_offset)),
             ("replica", self.replica != other.replica),
             ("ops", self.ops != other.ops),
             ("log.format", self.log.format != other.log.format),
