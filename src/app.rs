@@ -147,9 +147,10 @@ impl App {
             authority.answer_by(asks);
             Driver::start(feed, follower, clock.clone(), wanted)
         });
-        let admin = core
-            .zip(admin_listener)
-            .map(|(core, listener)| AdminFace::start(core, listener, admin_tls, &metrics));
+        let admin = core.zip(config.admin.as_ref()).zip(admin_listener);
+        let admin = admin.map(|((core, admin), listener)| {
+            AdminFace::start(core, admin, listener, admin_tls, &metrics)
+        });
         let certificates = Arc::new(Certificates::new(clock.clone(), Arc::clone(&metrics)));
         certificates.replace(watched);
         let minder = Minder::start(Minded {
@@ -509,6 +510,7 @@ impl Minded {
         }
         if let Some(admin) = &self.admin {
             admin.tokens().refresh();
+            admin.keys().refresh();
         }
         self.certificates.poll();
     }

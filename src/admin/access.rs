@@ -1,5 +1,6 @@
 //! Who asks, and what each role may.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Problem, Token};
@@ -18,6 +19,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    pub(super) fn new(token: Arc<Token>, peer: IpAddr, request_id: String) -> Self {
+        let peer = peer.to_canonical().to_string();
+        Self { token, certificate_end: None, peer, request_id }
+    }
+
     pub(super) fn may(&self, right: Right) -> Result<(), Problem> {
         let granted = match self.token.role {
             Role::Operator => true,

@@ -2,8 +2,15 @@
 //! credential must look like, and leaves the keeping to the store.
 
 mod access;
+pub mod alibaba;
+pub mod face;
+pub mod keys;
 pub mod native;
 pub(crate) mod rules;
+mod signed;
+pub mod tencent;
+#[cfg(test)]
+mod testing;
 pub mod tokens;
 
 use std::collections::HashSet;
@@ -25,12 +32,13 @@ use crate::credential::{
 use crate::server::ClientCertificate;
 use crate::store::replicas::{Future, Receipt, ReplicaState, Replicas};
 use crate::store::{
-    AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Order, Origin, Record, Records, Store,
-    View, WriteError, Written,
+    AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Nonce, Order, Origin, Record, Records,
+    Store, View, WriteError, Written,
 };
 use crate::telemetry::metrics::Metrics;
 pub use access::Caller;
 use access::Right;
+pub use keys::AccessKeys;
 pub use rules::Overlap;
 pub use tokens::{Rejected, Token, Tokens};
 
@@ -39,6 +47,7 @@ pub struct Service {
     store: Arc<dyn Store>,
     replicas: Arc<Replicas>,
     tokens: Arc<Tokens>,
+    keys: AccessKeys,
     limits: ArcSwap<AdminLimits>,
     /// Tenants that the config names: they cannot be deleted.
     configured: ArcSwap<HashSet<TenantId>>,
@@ -148,11 +157,20 @@ impl Service {
     ) -> Self {
         let (limits, configured) = (ArcSwap::from_pointee(limits), ArcSwap::default());
         let failures = Mutex::new((clock.now().boot, 0));
-        Self { store, replicas, tokens, limits, configured, failures, clock, metrics }
+        let keys = AccessKeys::default();
+        Self { store, replicas, tokens, keys, limits, configured, failures, clock, metrics }
     }
 
     pub fn tokens(&self) -> &Arc<Tokens> {
         &self.tokens
+    }
+
+    pub fn keys(&self) -> &AccessKeys {
+        &self.keys
+    }
+
+    pub fn limits(&self) -> Arc<AdminLimits> {
+        self.limits.load_full()
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -193,23 +211,38 @@ impl Service {
         request_id: String,
     ) -> Result<Caller, Problem> {
         let now = self.clock.now();
-        let address = peer.to_canonical().to_string();
         match self.tokens.authenticate(token, peer, &now) {
-            Ok(token) => Ok(Caller { token, certificate_end: None, peer: address, request_id }),
-            Err(Rejected::Limited { retry_after }) => Err(Problem::LoginsLimited { retry_after }),
-            Err(Rejected::Unknown) => {
-                if self.is_to_be_audited(&now) {
-                    let entry = AuditEntry {
-                        actor: "-".to_owned(),
-                        peer: address,
-                        request_id,
-                        ..self.own_entry("login.fail", None)
-                    };
-                    self.note(entry).await;
-                }
-                Err(Problem::Unauthenticated)
-            }
+            Ok(token) => Ok(Caller::new(token, peer, request_id)),
+            Err(rejected) => Err(self.rejected(rejected, peer, request_id, &now).await),
         }
+    }
+
+    /// Counts and audits the failed login of one who has signed a request.
+    pub async fn login_failed(&self, peer: IpAddr, request_id: String) -> Problem {
+        let now = self.clock.now();
+        self.rejected(self.tokens.failed(peer, &now), peer, request_id, &now).await
+    }
+
+    async fn rejected(
+        &self,
+        rejected: Rejected,
+        peer: IpAddr,
+        request_id: String,
+        now: &Now,
+    ) -> Problem {
+        if let Rejected::Limited { retry_after } = rejected {
+            return Problem::LoginsLimited { retry_after };
+        }
+        if self.is_to_be_audited(now) {
+            let entry = AuditEntry {
+                actor: "-".to_owned(),
+                peer: peer.to_canonical().to_string(),
+                request_id,
+                ..self.own_entry("login.fail", None)
+            };
+            self.note(entry).await;
+        }
+        Problem::Unauthenticated
     }
 
     /// For whom the certificate of a connection stands, if it is named and has not ended since.
@@ -220,9 +253,16 @@ impl Service {
         request_id: String,
     ) -> Option<Caller> {
         let token = self.tokens.holder(certificate)?;
-        let (end, peer) = (certificate.end, peer.to_canonical().to_string());
-        let caller = Caller { token, certificate_end: end, peer, request_id };
+        let caller = Caller::new(token, peer, request_id);
+        let caller = Caller { certificate_end: certificate.end, ..caller };
         self.tokens.holds(&caller, &self.clock.now()).then_some(caller)
+    }
+
+    /// Whether a signed request is the first with its nonce, which counts for its key. It is known
+    /// for longer than a request of that time is taken.
+    pub async fn is_fresh(&self, key: &str, nonce: &str, time: Timestamp) -> Result<bool, Problem> {
+        let nonce = Nonce::of(format!("{key}\n{nonce}").as_bytes());
+        Ok(self.store.take_nonce(&nonce, time.plus(NONCES_KEPT)).await?)
     }
 
     fn is_to_be_audited(&self, now: &Now) -> bool {
@@ -548,6 +588,7 @@ impl Service {
     pub async fn tidy(&self) -> Result<(), Failed> {
         let now = self.clock.now();
         self.replicas.sweep(&now).await?;
+        self.store.forget_nonces(now.wall).await?;
         let kept = Timestamp::from_millis(now.wall.as_millis() - LOG_KEPT.as_millis() as i64);
         self.store.compact(kept).await
     }
@@ -790,6 +831,10 @@ const REVIVED_MAX: usize = 100;
 /// Failed logins of a minute that are audited, from wherever they come; the rest is counted.
 const FAILURES_AUDITED: u32 = 20;
 const FAILURES_TIME: Duration = Duration::from_secs(60);
+
+/// Four times as long as it takes a signed request to become too old: a clock that is set back a
+/// little brings none back.
+const NONCES_KEPT: Duration = Duration::from_secs(3600);
 
 /// How long the log's texts are kept for followers that were away.
 const LOG_KEPT: Duration = Duration::from_secs(48 * 3600);

@@ -16,14 +16,14 @@ use tokio::sync::watch;
 use super::Caller;
 use crate::clock::{Now, Timestamp, Uptime};
 use crate::config::value::{SecretRef, TenantName};
-use crate::config::{AdminCertificate, AdminToken, Role, read_secret};
+use crate::config::{AccessKey, AdminCertificate, AdminToken, Role, read_secret};
 use crate::credential::token::MintedToken;
 use crate::credential::{TenantId, TokenDigest};
 use crate::server::ClientCertificate;
 use crate::source::watch::{Step, Tracked};
 use crate::store::{Store, StoredToken};
 
-/// One token, in the only form that is kept; or a certificate that stands for one.
+/// One token, in the only form that is kept; or what stands for one: a certificate, an access key.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Token {
     pub name: String,
@@ -40,11 +40,20 @@ enum Proof {
     Token(TokenDigest),
     /// A subject alternative name.
     Certificate(String),
+    /// The digest of an access key's secret.
+    Key(TokenDigest),
 }
 
 impl Token {
     pub fn sees(&self, tenant: &TenantId) -> bool {
         self.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
+    }
+
+    /// Who signs with an access key, whose end is that it is taken out of the config.
+    pub(super) fn of_key(key: &AccessKey, secret: &str) -> Self {
+        let digest = TokenDigest::of(secret.as_bytes());
+        let (name, tenants) = (key.id.clone(), only(&key.tenants));
+        Self { name, role: key.role, tenants, expires: None, proof: Proof::Key(digest) }
     }
 
     /// Judged like a credential: good only if neither clock says that it has ended.
@@ -225,7 +234,7 @@ impl Tokens {
         }
         match found.filter(|token| token.is_live(now)) {
             Some(token) => Ok(Arc::clone(token)),
-            None => Err(self.failed(peer.to_canonical(), now)),
+            None => Err(self.failed(peer, now)),
         }
     }
 
@@ -236,7 +245,9 @@ impl Tokens {
         live.iter().find(named).cloned()
     }
 
-    fn failed(&self, peer: IpAddr, now: &Now) -> Rejected {
+    /// Counts a failed login.
+    pub(super) fn failed(&self, peer: IpAddr, now: &Now) -> Rejected {
+        let peer = peer.to_canonical();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.retain(|_, it| now.boot.since(it.since) < WINDOW);
         if failures.len() >= PEERS_MAX && !failures.contains_key(&peer) {
@@ -262,6 +273,12 @@ impl Tokens {
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
+}
+
+/// The only tenants that a config allows; naming none allows all.
+fn only(tenants: &[TenantName]) -> Option<Vec<TenantId>> {
+    let tenants: Vec<_> = tenants.iter().map(|tenant| tenant.0.clone()).collect();
+    (!tenants.is_empty()).then_some(tenants)
 }
 
 /// Where the operator's token of the first start is.
@@ -314,12 +331,6 @@ fn make_token(file: &Path) -> io::Result<MintedToken> {
 pub struct Loaded {
     config: AdminToken,
     digest: TokenDigest,
-}
-
-/// An empty list leaves nobody out.
-fn only(tenants: &[TenantName]) -> Option<Vec<TenantId>> {
-    let tenants: Vec<_> = tenants.iter().map(|tenant| tenant.0.clone()).collect();
-    (!tenants.is_empty()).then_some(tenants)
 }
 
 fn digest_of(secret: &[u8]) -> Result<TokenDigest, String> {

@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, tell_listening};
-use crate::admin::native::Native;
-use crate::admin::{Service, Tokens, tokens};
+use crate::admin::face::AdminApi;
+use crate::admin::{AccessKeys, Service, Tokens, keys, tokens};
 use crate::clock::Clock;
 use crate::config::value::{RouteTenant, Size, Span};
 use crate::config::{Admin, Config, Limits};
@@ -40,7 +40,7 @@ impl Core {
     ) -> Result<Self, Failure> {
         let path = &admin.store.0;
         let failed = |what: String| Failure(format!("admin.store: {what}"));
-        let loaded = Tokens::load(&admin.tokens).map_err(|faults| Failure(faults.join("\n")))?;
+        let (loaded, keys) = load(admin)?;
         let options = Options { insecure_network_store: admin.insecure_network_store };
         let now = clock.now();
         let mut told = false;
@@ -75,7 +75,19 @@ impl Core {
         let tenants = tenants(config, admin);
         service.declare(&tenants).await.map_err(of_store)?;
         service.configure(&admin.limits, tenants);
+        service.keys().configure(keys);
         Ok(Self { store, replicas, service: Arc::new(service) })
+    }
+}
+
+/// Who may use it.
+fn load(admin: &Admin) -> Result<(Vec<tokens::Loaded>, Vec<keys::Loaded>), Failure> {
+    match (Tokens::load(&admin.tokens), AccessKeys::load(&admin.access_keys)) {
+        (Ok(tokens), Ok(keys)) => Ok((tokens, keys)),
+        (tokens, keys) => {
+            let faults = tokens.err().into_iter().chain(keys.err()).flatten();
+            Err(Failure(faults.collect::<Vec<_>>().join("\n")))
+        }
     }
 }
 
@@ -106,12 +118,14 @@ pub struct AdminFace {
 /// A config of the admin API that was read and may be put into force.
 pub struct Prepared {
     tokens: Vec<tokens::Loaded>,
+    keys: Vec<keys::Loaded>,
     tenants: HashSet<TenantId>,
 }
 
 impl AdminFace {
     pub fn start(
         core: Core,
+        config: &Admin,
         listener: Listener,
         tls: Option<Arc<Tls>>,
         metrics: &Arc<Metrics>,
@@ -128,8 +142,13 @@ impl AdminFace {
         };
         let limits = Arc::new(ArcSwap::from_pointee(limits));
         let leaving = CancellationToken::new();
-        let native = Native::new(Arc::clone(&core.service), Arc::clone(metrics), leaving.clone());
-        let face = Face::start("admin", 1, &limits, metrics, move |_| native.clone());
+        let api = AdminApi::new(
+            Arc::clone(&core.service),
+            Arc::clone(metrics),
+            config.tencent_time_offset,
+            leaving.clone(),
+        );
+        let face = Face::start("admin", 1, &limits, metrics, move |_| api.clone());
         let face = Arc::new(face);
         let acceptor = face.accept(listener, Transport { tls, h2c: false });
         let keeper = tokio::spawn(keep(
@@ -140,18 +159,19 @@ impl AdminFace {
         Self { core, face, acceptor, leaving, keeper }
     }
 
-    /// Does what can fail: reads the tokens that a new config names, and declares its tenants, which
-    /// are no harm should the rest of the config not come into force.
+    /// Does what can fail: reads the tokens and keys that a new config names, and declares its tenants,
+    /// which are no harm should the rest of the config not come into force.
     pub async fn prepare(&self, config: &Config, admin: &Admin) -> Result<Prepared, Failure> {
-        let tokens = Tokens::load(&admin.tokens).map_err(|faults| Failure(faults.join("\n")))?;
+        let (tokens, keys) = load(admin)?;
         let tenants = tenants(config, admin);
         let declared = self.core.service.declare(&tenants).await;
         declared.map_err(|failed| Failure(format!("admin.tenants: {failed}")))?;
-        Ok(Prepared { tokens, tenants })
+        Ok(Prepared { tokens, keys, tenants })
     }
 
     pub fn reconfigure(&self, admin: &Admin, prepared: Prepared, tls: Option<Arc<Tls>>) {
         self.core.service.tokens().configure(prepared.tokens, &admin.certificates);
+        self.core.service.keys().configure(prepared.keys);
         self.core.service.configure(&admin.limits, prepared.tenants);
         self.acceptor.secure(Transport { tls, h2c: false });
     }

@@ -165,7 +165,7 @@ impl Metrics {
             ),
             admin_login_failures: make.counters(
                 "admin_login_failures_total",
-                "Tokens that open nothing, and those not looked at after too many of them.",
+                "Tokens and signatures that open nothing, and those not looked at after too many of them.",
                 &["reason"],
             ),
             registry: make.0,

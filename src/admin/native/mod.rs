@@ -73,6 +73,13 @@ impl Native {
         Self::with_beat(service, metrics, stop, BEAT)
     }
 
+    /// What a request for nothing that there is is told.
+    pub fn nothing_here(headers: &HeaderMap) -> Response {
+        let mut response = Fault::of_status(StatusCode::NOT_FOUND).into_response();
+        always(response.headers_mut(), &request_id(headers));
+        response
+    }
+
     fn with_beat(
         service: Arc<Service>,
         metrics: Arc<Metrics>,

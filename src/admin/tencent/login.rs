@@ -1,0 +1,125 @@
+//! Who has signed, and for what: by TC3-HMAC-SHA256 in headers, or by the older scheme among the
+//! parameters.
+
+use serde_json::Value;
+
+use super::actions::Action;
+use super::parameters::Parameters;
+use super::problem::Fault;
+use crate::clock::Timestamp;
+use crate::signature::{Request, pairs, tc3, tencent_v1};
+
+pub struct Login<'a> {
+    request: Request<'a>,
+    scheme: Scheme<'a>,
+}
+
+enum Scheme<'a> {
+    Tc3(tc3::Claim<'a>),
+    V1(tencent_v1::Claim),
+}
+
+impl<'a> Login<'a> {
+    pub fn read(request: Request<'a>) -> Result<Self, Fault> {
+        let in_headers = ["authorization", "x-tc-action"];
+        let scheme = if in_headers.iter().any(|name| request.headers.contains_key(*name)) {
+            let claim = tc3::Claim::read(request)?;
+            if ![SERVICE, claim.host_label()].contains(&claim.service) {
+                let told = format!("The service in the scope must be {SERVICE}.");
+                return Err(Fault::new("AuthFailure.InvalidAuthorization", told));
+            }
+            Scheme::Tc3(claim)
+        } else {
+            Scheme::V1(tencent_v1::Claim::read(request)?)
+        };
+        Ok(Self { request, scheme })
+    }
+
+    pub fn key_id(&self) -> &str {
+        match &self.scheme {
+            Scheme::Tc3(claim) => claim.key_id,
+            Scheme::V1(claim) => &claim.key_id,
+        }
+    }
+
+    pub fn time(&self) -> Timestamp {
+        match &self.scheme {
+            Scheme::Tc3(claim) => claim.time,
+            Scheme::V1(claim) => claim.time,
+        }
+    }
+
+    /// Of temporary keys.
+    pub fn token(&self) -> Option<&str> {
+        let token = match &self.scheme {
+            Scheme::Tc3(claim) => claim.token,
+            Scheme::V1(claim) => claim.parameter("Token"),
+        };
+        token.filter(|token| !token.is_empty())
+    }
+
+    pub fn verify(&self, secret: &str) -> Result<(), Fault> {
+        let verified = match &self.scheme {
+            Scheme::Tc3(claim) => claim.verify(secret),
+            Scheme::V1(claim) => claim.verify(secret),
+        };
+        Ok(verified?)
+    }
+
+    pub fn action(&self) -> Result<Action, Fault> {
+        let common = |parameter: &'static str, header: &'static str| {
+            let value = match &self.scheme {
+                Scheme::Tc3(_) => {
+                    self.request.headers.get(header).and_then(|value| value.to_str().ok())
+                }
+                Scheme::V1(claim) => claim.parameter(parameter),
+            };
+            value.filter(|value| !value.is_empty()).ok_or_else(|| Fault::missing(parameter))
+        };
+        let version = common("Version", "x-tc-version")?;
+        let action = common("Action", "x-tc-action")?;
+        if version != VERSION {
+            return Err(Fault::new("NoSuchVersion", format!("The version must be {VERSION}.")));
+        }
+        Action::of(action).ok_or_else(|| Fault::new("InvalidAction", "There is no such action."))
+    }
+
+    pub fn parameters(&self) -> Result<Parameters, Fault> {
+        let Request { method, query, headers, body, .. } = self.request;
+        if let Scheme::V1(claim) = &self.scheme {
+            let own = claim.parameters.iter().filter(|(name, _)| !COMMON.contains(&name.as_str()));
+            return Parameters::of_pairs(own.cloned().collect());
+        }
+        if method == "GET" {
+            let invalid = || Fault::new("InvalidParameter", "The query cannot be read.");
+            return Parameters::of_pairs(pairs(query).ok_or_else(invalid)?);
+        }
+        let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok());
+        let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
+        if !kind.trim().eq_ignore_ascii_case("application/json") {
+            return Err(Fault::new("InvalidRequest", "Send the Content-Type application/json."));
+        }
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(members)) => Ok(Parameters::of_json(members)),
+            _ => Err(Fault::new("InvalidParameter", "The body is no JSON object.")),
+        }
+    }
+}
+
+const SERVICE: &str = "organization";
+const VERSION: &str = "2021-03-31";
+
+/// Parameters that are not the action's.
+const COMMON: [&str; 11] = [
+    "Action",
+    "Version",
+    "Timestamp",
+    "Nonce",
+    "SecretId",
+    "SignatureMethod",
+    "Signature",
+    "Region",
+    "Token",
+    "Language",
+    "RequestClient",
+];
