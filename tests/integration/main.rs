@@ -26,6 +26,7 @@ mod races;
 mod refusals;
 mod secrecy;
 mod takeover;
+mod signed;
 mod tls;
 #[cfg(feature = "e2e")]
 mod tls_scanners;
