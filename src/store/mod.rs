@@ -64,6 +64,79 @@ impl Record {
 pub enum Origin {
     /// Ours.
     Local,
+    /// A cloud's.
+    Mirrored(Provider, Standing),
+}
+
+/// A cloud whose credentials can be mirrored here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    Tencent,
+    Alibaba,
+}
+
+impl Provider {
+    const ALL: [Self; 2] = [Self::Tencent, Self::Alibaba];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tencent => "tencent",
+            Self::Alibaba => "alibaba",
+        }
+    }
+}
+
+/// How a mirrored credential stands with its cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// As it was listed.
+    Listed,
+    /// Made through us, and in no listing yet.
+    Awaited,
+    /// In the listing no more: refused.
+    Unlisted,
+    /// Disabled here; the cloud is still to be told.
+    DisablePending,
+    /// Disabled here; the cloud is still to be told that it is to be deleted.
+    DeletePending,
+    /// Nobody has told us its token, so it is refused as an unknown one. Not kept in a store.
+    NotEnrolled,
+}
+
+impl Standing {
+    const KEPT: [Self; 5] =
+        [Self::Listed, Self::Awaited, Self::Unlisted, Self::DisablePending, Self::DeletePending];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listed => "listed",
+            Self::Awaited => "awaited",
+            Self::Unlisted => "unlisted",
+            Self::DisablePending => "disable_pending",
+            Self::DeletePending => "delete_pending",
+            Self::NotEnrolled => "not_enrolled",
+        }
+    }
+}
+
+impl Origin {
+    /// As engines keep it: none for what is ours.
+    pub fn text(self) -> Option<String> {
+        match self {
+            Self::Local => None,
+            Self::Mirrored(provider, standing) => {
+                Some(format!("{} {}", provider.as_str(), standing.as_str()))
+            }
+        }
+    }
+
+    pub fn of_text(text: Option<&str>) -> Option<Self> {
+        let Some(text) = text else { return Some(Self::Local) };
+        let (provider, standing) = text.split_once(' ')?;
+        let provider = Provider::ALL.into_iter().find(|it| it.as_str() == provider)?;
+        let standing = Standing::KEPT.into_iter().find(|it| it.as_str() == standing)?;
+        Some(Self::Mirrored(provider, standing))
+    }
 }
 
 /// What a transaction sees of the one tenant that it is about.

@@ -137,7 +137,8 @@ async fn keeps_what_was_put_until_it_is_deleted(store: Arc<dyn Store>) {
     make(&*store, "z-1", vec![Edit::PutTenant(Status::Enabled)]).await;
     let full =
         Record { last_used: Some(START), successor: Some(key("z-1", "b").1), ..record("z-1", "a") };
-    let mut bare = Record { hint: None, enrolled: false, ..record("z-1", "b") };
+    let origin = Origin::Mirrored(Provider::Alibaba, Standing::DisablePending);
+    let mut bare = Record { hint: None, enrolled: false, origin, ..record("z-1", "b") };
     bare.credential.expiry = Expiry::Never;
     bare.credential.status = Status::Disabled;
     make(&*store, "z-1", vec![Edit::Put(full.clone()), Edit::Put(bare.clone())]).await;

@@ -25,8 +25,8 @@ mod load;
 mod races;
 mod refusals;
 mod secrecy;
-mod takeover;
 mod signed;
+mod takeover;
 mod tls;
 #[cfg(feature = "e2e")]
 mod tls_scanners;

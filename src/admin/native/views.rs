@@ -30,13 +30,18 @@ pub struct CredentialJson {
     pub label: String,
     /// The last 4 characters of the token; none if we never saw it.
     pub hint: Option<String>,
-    /// `local`: it is ours.
+    /// `local`: it is ours; or the cloud that it is mirrored from, `tencent` or `alibaba`.
     pub origin: &'static str,
+    /// How a mirrored one stands with its cloud: `listed`, `awaited` (made through us and not listed
+    /// yet), `unlisted` (refused), `disable_pending` and `delete_pending` (refused here, and the cloud
+    /// is still to be told), or `not_enrolled` (nobody has told us its token).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<&'static str>,
     /// The name of the admin token by which it was made.
     pub created_by: String,
     /// To the minute; none if it was never used.
     pub last_used: Option<String>,
-    /// Whether the token was made elsewhere.
+    /// Whether the token was made elsewhere and told to us.
     pub enrolled: bool,
     /// Of its latest change.
     pub revision: u64,
@@ -48,6 +53,10 @@ pub struct CredentialJson {
 impl From<&Record> for CredentialJson {
     fn from(record: &Record) -> Self {
         let credential = &record.credential;
+        let (origin, cloud) = match record.origin {
+            Origin::Local => ("local", None),
+            Origin::Mirrored(provider, standing) => (provider.as_str(), Some(standing.as_str())),
+        };
         Self {
             credential_id: credential.id.to_string(),
             tenant: credential.tenant.to_string(),
@@ -60,9 +69,8 @@ impl From<&Record> for CredentialJson {
             },
             label: record.label.clone(),
             hint: record.hint.clone(),
-            origin: match record.origin {
-                Origin::Local => "local",
-            },
+            origin,
+            cloud,
             created_by: record.created_by.clone(),
             last_used: record.last_used.map(|time| time.to_string()),
             enrolled: record.enrolled,

@@ -6,3 +6,7 @@ CREATE TABLE nonces (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX nonces_until ON nonces (until);
+
+-- The cloud of a mirrored credential and how it stands there; null for our own. `origin` stays
+-- `local`, which is all that the version before this one knows.
+ALTER TABLE credentials ADD COLUMN mirrored TEXT;

@@ -6,7 +6,7 @@ use sqlx::{query, raw_sql};
 use crate::clock::Timestamp;
 use crate::credential::feed::{History, Position};
 use crate::credential::{Expiry, Revision, TenantId};
-use crate::store::{AuditEntry, Edit, Lease, Nonce, Origin, Record, StoredToken, log_text};
+use crate::store::{AuditEntry, Edit, Lease, Nonce, Record, StoredToken, log_text};
 
 #[derive(Default)]
 pub struct Batch {
@@ -123,17 +123,14 @@ impl Batch {
             Expiry::At(end) => end.into(),
             Expiry::Never => Value::Null,
         };
-        let origin = match record.origin {
-            Origin::Local => "local",
-        };
         self.add(
             "INSERT INTO credentials (tenant, id, digest, status, expires, revision, created, \
-             label, hint, origin, created_by, enrolled, last_used, successor) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+             label, hint, origin, mirrored, created_by, enrolled, last_used, successor) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'local', ?, ?, ?, ?, ?) \
              ON CONFLICT (tenant, id) DO UPDATE SET digest = excluded.digest, \
              status = excluded.status, expires = excluded.expires, revision = excluded.revision, \
              created = excluded.created, label = excluded.label, hint = excluded.hint, \
-             origin = excluded.origin, created_by = excluded.created_by, \
+             mirrored = excluded.mirrored, created_by = excluded.created_by, \
              enrolled = excluded.enrolled, last_used = excluded.last_used, \
              successor = excluded.successor",
             [
@@ -146,7 +143,7 @@ impl Batch {
                 record.create_time.into(),
                 record.label.as_str().into(),
                 record.hint.as_deref().into(),
-                origin.into(),
+                record.origin.text().as_deref().into(),
                 record.created_by.as_str().into(),
                 Value::Integer(record.enrolled.into()),
                 record.last_used.map_or(Value::Null, Value::from),

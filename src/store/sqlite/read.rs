@@ -22,7 +22,7 @@ macro_rules! records {
     ($rest:literal) => {
         concat!(
             "SELECT tenant, id, digest, status, expires, revision, created, label, hint, ",
-            "origin, created_by, enrolled, last_used, successor ",
+            "mirrored, created_by, enrolled, last_used, successor ",
             "FROM credentials WHERE digest IS NOT NULL AND ",
             $rest
         )
@@ -266,10 +266,9 @@ fn record_of(row: &SqliteRow) -> Result<Record, Failed> {
         status: status_of(row, "status")?,
         expiry,
     };
-    let origin = match row.try_get("origin")? {
-        "local" => Origin::Local,
-        other => return Err(unreadable("origin", other)),
-    };
+    let mirrored: Option<&str> = row.try_get("mirrored")?;
+    let unknown = || unreadable("mirrored", mirrored.unwrap_or_default());
+    let origin = Origin::of_text(mirrored).ok_or_else(unknown)?;
     let successor: Option<&str> = row.try_get("successor")?;
     Ok(Record {
         credential,
