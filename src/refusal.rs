@@ -63,6 +63,8 @@ impl Outcome {
 
 /// The scheme that RFC 7644 section 2 wants told with every 401.
 const CHALLENGE: &str = "Bearer realm=\"scim\"";
+const CHALLENGE_TOKEN: &str = "Bearer realm=\"scim\", error=\"invalid_token\"";
+const CHALLENGE_REQUEST: &str = "Bearer realm=\"scim\", error=\"invalid_request\"";
 
 /// All that is said about a refusal.
 struct Words {
@@ -171,17 +173,16 @@ impl Refusal {
     }
 
     /// RFC 6750 section 3. No error code for those who sent no token (3.1).
-    fn challenge(self) -> Option<String> {
+    fn challenge(self) -> Option<HeaderValue> {
         let Words { status, detail, .. } = self.words();
         match (self, status.as_u16()) {
-            (Self::AuthorizationMissing, _) => Some(CHALLENGE.to_owned()),
+            (Self::AuthorizationMissing, _) => Some(HeaderValue::from_static(CHALLENGE)),
             (Self::CredentialDisabled | Self::CredentialDenied | Self::CredentialExpired, _) => {
-                Some(format!(
-                    "{CHALLENGE}, error=\"invalid_token\", error_description=\"{detail}\""
-                ))
+                let told = format!("{CHALLENGE_TOKEN}, error_description=\"{detail}\"");
+                Some(HeaderValue::try_from(told).expect("our own words are ASCII"))
             }
-            (_, 401) => Some(format!("{CHALLENGE}, error=\"invalid_token\"")),
-            (_, 400) => Some(format!("{CHALLENGE}, error=\"invalid_request\"")),
+            (_, 401) => Some(HeaderValue::from_static(CHALLENGE_TOKEN)),
+            (_, 400) => Some(HeaderValue::from_static(CHALLENGE_REQUEST)),
             _ => None,
         }
     }
@@ -203,20 +204,22 @@ impl Refusal {
         let body = ScimError {
             schemas: ["urn:ietf:params:scim:api:messages:2.0:Error"],
             status: words.status.as_str(),
-            detail: format!("{} (request {request_id})", words.detail),
+            detail: [words.detail, " (request ", request_id, ")"].concat(),
         };
-        let body = serde_json::to_vec(&body).expect("plain text has a JSON form");
-        let mut response = Response::new(Bytes::from(body));
+        // Strangers can ask for many of these: there is room for all of it from the beginning.
+        let mut text = Vec::with_capacity(256);
+        serde_json::to_writer(&mut text, &body).expect("plain text has a JSON form");
+        let mut response = Response::new(Bytes::from(text));
         *response.status_mut() = words.status;
         let headers = response.headers_mut();
+        headers.reserve(HEADERS);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/scim+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Ok(id) = HeaderValue::from_str(request_id) {
             headers.insert(REQUEST_ID, id);
         }
         if let Some(challenge) = self.challenge() {
-            let value = HeaderValue::from_str(&challenge).expect("our own words are ASCII");
-            headers.insert(WWW_AUTHENTICATE, value);
+            headers.insert(WWW_AUTHENTICATE, challenge);
         }
         if self == Self::MethodRefused {
             headers.insert(ALLOW, HeaderValue::from_static(METHODS));
@@ -227,6 +230,9 @@ impl Refusal {
         response
     }
 }
+
+/// With those that the server adds.
+const HEADERS: usize = 6;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
