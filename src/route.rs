@@ -118,13 +118,20 @@ pub fn host_name(text: &str) -> Option<&str> {
     let port_fits = port.bytes().all(|byte| byte.is_ascii_digit()) && port.len() <= 5;
     let name_fits = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-            let labels = name.strip_suffix('.').unwrap_or(name);
-            labels.split('.').all(|label| !label.is_empty() && label.bytes().all(allowed))
-        }
+        None => has_labels(name.strip_suffix('.').unwrap_or(name)),
     };
     (port_fits && name_fits).then(|| name.strip_suffix('.').unwrap_or(name))
+}
+
+/// Whether it is one label or more with dots between them.
+fn has_labels(name: &str) -> bool {
+    let mut before = b'.';
+    name.bytes().all(|byte| {
+        let follows = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let fits = follows || (byte == b'.' && before != b'.');
+        before = byte;
+        fits
+    }) && before != b'.'
 }
 
 /// As a backend behind another proxy may read it.
@@ -254,7 +261,13 @@ impl Routes {
 
 /// A path as the most lenient backend may read it.
 fn fold(path: &str) -> Cow<'_, str> {
-    if !path.contains(['%', ';']) && !path.contains("//") {
+    let mut before = 0;
+    let one_way = path.bytes().all(|byte| {
+        let fits = !matches!((before, byte), (_, b'%' | b';') | (b'/', b'/'));
+        before = byte;
+        fits
+    });
+    if one_way {
         return Cow::Borrowed(path);
     }
     let decoded = decode_twice(path);
