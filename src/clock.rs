@@ -160,6 +160,12 @@ impl Clock {
         }
     }
 
+    /// The boot-time clock alone, to tell how long something took.
+    pub fn uptime(&self) -> Uptime {
+        let boot = self.0.dial.boot();
+        Uptime(Duration::from_nanos(boot.unsigned_abs()))
+    }
+
     /// Hears what time it is elsewhere, as the `Date` of an answer tells: whole seconds, and a little
     /// old. A wall clock that agrees is believed at once. While one differs by more than 30 seconds,
     /// nothing is said to have expired. Gives by how much the other one is ahead, in milliseconds.
@@ -227,10 +233,15 @@ impl Dial {
     /// Nanoseconds of wall clock and boot time.
     fn read(&self) -> (i64, i64) {
         match self {
-            Self::System => (nanos(ClockId::Realtime), nanos(ClockId::Boottime)),
-            Self::Manual { wall, boot } => {
-                (wall.load(Ordering::Relaxed), boot.load(Ordering::Relaxed))
-            }
+            Self::System => (nanos(ClockId::Realtime), self.boot()),
+            Self::Manual { wall, .. } => (wall.load(Ordering::Relaxed), self.boot()),
+        }
+    }
+
+    fn boot(&self) -> i64 {
+        match self {
+            Self::System => nanos(ClockId::Boottime),
+            Self::Manual { boot, .. } => boot.load(Ordering::Relaxed),
         }
     }
 

@@ -1,13 +1,14 @@
 //! A backend's answer, read as strictly as a server reads requests: one whose length is in doubt is
 //! broken, and so is one that ends before its length.
 
+use std::mem::MaybeUninit;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::headers::{connection_options, is_hop_by_hop};
+use super::headers::{connection_options, has_option, is_hop_by_hop};
 use super::pool::Connection;
 use crate::server::timer::Timer;
 
@@ -33,9 +34,12 @@ impl Head {
             if *interim > INTERIM_MAX {
                 return Err("it has too many interim answers");
             }
-            let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-            let mut response = httparse::Response::new(&mut fields);
-            let size = match response.parse(received) {
+            let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+            let mut response = httparse::Response::new(&mut []);
+            let parser = httparse::ParserConfig::default();
+            let parsed =
+                parser.parse_response_with_uninit_headers(&mut response, received, &mut fields);
+            let size = match parsed {
                 Ok(httparse::Status::Complete(size)) if size <= HEAD_BYTES_MAX => size,
                 Ok(httparse::Status::Partial) if received.len() <= HEAD_BYTES_MAX => {
                     return Ok(None);
@@ -65,44 +69,45 @@ impl Head {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return Err("it changed the protocol unasked");
         }
-        let mut all = HeaderMap::with_capacity(fields.len());
+        let length = content_length(fields)?;
+        let chunked = is_chunked(fields)?;
+        if chunked && (length.is_some() || http_10) {
+            return Err("its length is told in two ways");
+        }
+        let options = connection_options(values(fields, "connection"));
+        let mut headers = HeaderMap::with_capacity(fields.len());
         for field in fields {
             let name = HeaderName::from_bytes(field.name.as_bytes());
             let value = HeaderValue::from_bytes(field.value);
             let (Ok(name), Ok(value)) = (name, value) else { return Err("a header is malformed") };
-            all.append(name, value);
-        }
-        let length = content_length(&all)?;
-        let chunked = is_chunked(&all)?;
-        if chunked && (length.is_some() || http_10) {
-            return Err("its length is told in two ways");
-        }
-        let options = connection_options(&all);
-        let close = options.iter().any(|option| option == "close");
-        let keep_alive = keep_alive(&all);
-        let nominated = |name: &HeaderName| options.iter().any(|option| option == name.as_str());
-        let mut headers = HeaderMap::with_capacity(all.len());
-        // Where there can be no body there is no length either (RFC 9110 section 8.6).
-        let empty =
-            |name: &HeaderName| status == StatusCode::NO_CONTENT && name == header::CONTENT_LENGTH;
-        for (name, value) in &all {
-            if !empty(name) && !is_hop_by_hop(name.as_str()) && !nominated(name) {
-                headers.append(name, value.clone());
+            // Where there can be no body there is no length either (RFC 9110 section 8.6).
+            let empty = status == StatusCode::NO_CONTENT && name == header::CONTENT_LENGTH;
+            if !empty && !is_hop_by_hop(name.as_str()) && !has_option(&options, name.as_str()) {
+                headers.append(name, value);
             }
         }
-        let reusable = !http_10 && !close;
+        let reusable = !http_10 && !has_option(&options, "close");
+        let keep_alive = keep_alive(fields);
         Ok(Self { status, headers, reusable, keep_alive, length, chunked })
     }
+}
+
+/// The values of all headers of this name.
+fn values<'a>(
+    fields: &'a [httparse::Header<'a>],
+    name: &'static str,
+) -> impl Iterator<Item = &'a [u8]> {
+    let named = move |field: &&httparse::Header<'a>| field.name.eq_ignore_ascii_case(name);
+    fields.iter().filter(named).map(|field| field.value)
 }
 
 const INTERIM_MAX: u32 = 16;
 const HEADERS_MAX: usize = 128;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
+fn content_length(fields: &[httparse::Header<'_>]) -> Result<Option<u64>, &'static str> {
     let mut length = None;
-    for value in headers.get_all(header::CONTENT_LENGTH) {
-        let digits = value.as_bytes();
+    for digits in values(fields, "content-length") {
         if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
             return Err("its length is no number");
         }
@@ -116,18 +121,18 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
     Ok(length)
 }
 
-fn is_chunked(headers: &HeaderMap) -> Result<bool, &'static str> {
-    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
+fn is_chunked(fields: &[httparse::Header<'_>]) -> Result<bool, &'static str> {
+    let mut values = values(fields, "transfer-encoding");
     match (values.next(), values.next()) {
         (None, _) => Ok(false),
-        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
+        (Some(value), None) if value.eq_ignore_ascii_case(b"chunked") => Ok(true),
         _ => Err("its transfer encoding is not chunked alone"),
     }
 }
 
 /// How long the backend will keep the connection, less a second for the way.
-fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("keep-alive")?.to_str().ok()?;
+fn keep_alive(fields: &[httparse::Header<'_>]) -> Option<Duration> {
+    let value = std::str::from_utf8(values(fields, "keep-alive").next()?).ok()?;
     let parameters = value.split(',').map(str::trim);
     let seconds: u64 =
         parameters.filter_map(|it| it.strip_prefix("timeout=")).next()?.parse().ok()?;

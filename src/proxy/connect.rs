@@ -13,7 +13,7 @@ use super::backend::{Secured, Upstream};
 use super::balance::{Address, Peer};
 use super::pool::{Connection, Pool, Slot, Turn};
 use super::socket::Socket;
-use crate::clock::Now;
+use crate::clock::Uptime;
 use crate::server;
 use crate::server::timer::{Elapsed, Timer};
 
@@ -24,7 +24,7 @@ pub struct Connecting<'a> {
     pub pool: &'a Rc<Pool>,
     pub timer: &'a Timer,
     /// Since when it has waited.
-    pub begun: &'a Now,
+    pub begun: Uptime,
 }
 
 /// There is no connection to be had, and why not.
@@ -101,7 +101,7 @@ impl Connecting<'_> {
 
     /// How much longer it may wait.
     fn patience(&self) -> Duration {
-        let waited = self.local.clock.now().boot.since(self.begun.boot);
+        let waited = self.local.clock.uptime().since(self.begun);
         self.upstream.config.connect_wait.0.saturating_sub(waited)
     }
 

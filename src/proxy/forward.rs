@@ -81,18 +81,18 @@ impl Forward<'_> {
         let check = || self.proxy.gate.confirm(self.permit, &clock.now());
         let refused = |failure, record: &Record| self.refused(failure, upstream, record);
         upload.prime(timer).await.map_err(|failure| refused(failure, record))?;
-        let begun = clock.now();
-        let connecting = Connecting { local, upstream, pool, timer, begun: &begun };
+        let begun = clock.uptime();
+        let connecting = Connecting { local, upstream, pool, timer, begun };
         let unreachable = |why| unreachable(why, upstream);
         let mut connection = connecting.connect(false).await.map_err(unreachable)?;
         loop {
             match exchange(connection, upload, timer, check).await {
                 Ok(answer) => {
-                    record.answered(&begun);
+                    record.answered(begun);
                     return Ok(answer);
                 }
                 Err(Failure::HungUp) if upload.rewind() => {
-                    let begun = &clock.now();
+                    let begun = clock.uptime();
                     let connecting = Connecting { begun, ..connecting };
                     connection = connecting.connect(true).await.map_err(unreachable)?;
                 }
@@ -143,12 +143,15 @@ impl Forward<'_> {
         let trusted = &self.settings.trusted_proxies;
         let is_tls = self.client.is_tls();
         let origin = Origin::new(peer, is_tls, own_host, &self.parts.headers, trusted);
-        record.client = origin.client;
+        if origin.client != peer {
+            record.client = origin.client.map(|client| client.to_string().into());
+        }
         let credential = self.permit.credential();
         let keeps = upstream.config.authorization == Authorization::Keep && credential.is_some();
         let identity = Identity {
             credential: credential.map(|credential| &**credential),
             origin: &origin,
+            client: record.client.as_deref(),
             request_id: &record.request_id,
             trace: &record.trace,
         };
@@ -281,11 +284,11 @@ impl Body {
     }
 
     /// Gives the record to the body: it is told when the body has gone.
-    pub fn follow(mut self, mut record: Record) -> Self {
+    pub fn follow(mut self, mut record: Box<Record>) -> Self {
         if let Content::Whole(bytes) = &self.content {
             record.bytes_out = bytes.len() as u64;
         }
-        self.record = Some(Box::new(record));
+        self.record = Some(record);
         self
     }
 

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::header::AsHeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::config::value::Network;
 use crate::credential::Credential;
@@ -30,12 +31,14 @@ pub fn is_hop_by_hop(name: &str) -> bool {
         || (name.starts_with("proxy-") && name != "proxy-status")
 }
 
-/// The options of all `Connection` headers, in lower case: `close`, and names of headers.
-pub fn connection_options(headers: &HeaderMap) -> Vec<String> {
-    let values = headers.get_all(header::CONNECTION).iter();
-    let texts = values.filter_map(|value| value.to_str().ok());
-    let options = texts.flat_map(|text| text.split(',')).map(|it| it.trim().to_ascii_lowercase());
-    options.filter(|option| !option.is_empty()).collect()
+/// The options in the values of `Connection` headers: `close`, and names of headers, in any case.
+pub fn connection_options<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<&'a str> {
+    let texts = values.filter_map(|value| std::str::from_utf8(value).ok());
+    texts.flat_map(|text| text.split(',')).map(str::trim).filter(|it| !it.is_empty()).collect()
+}
+
+pub fn has_option(options: &[&str], name: &str) -> bool {
+    options.iter().any(|option| option.eq_ignore_ascii_case(name))
 }
 
 /// What the backend is told about who asks.
@@ -43,6 +46,8 @@ pub struct Identity<'a> {
     /// `None` on paths that are open to all.
     pub credential: Option<&'a Credential>,
     pub origin: &'a Origin<'a>,
+    /// The origin's client as text.
+    pub client: Option<&'a str>,
     pub request_id: &'a str,
     pub trace: &'a Trace,
 }
@@ -56,30 +61,33 @@ pub fn write(
     from_trusted_proxy: bool,
     identity: &Identity<'_>,
 ) {
-    let options = connection_options(headers);
+    let connection = headers.get_all(header::CONNECTION);
+    let options = connection_options(connection.iter().map(HeaderValue::as_bytes));
+    let is_nominated = |name: &str| has_option(&options, name);
     for (name, value) in headers {
         let name = name.as_str();
-        let nominated = || options.iter().any(|option| option == name);
         let passes = match name {
             // Said anew for this hop.
             "host" | "content-length" | "expect" | "cookie" => false,
-            "authorization" => authorization_passes && !nominated(),
+            "authorization" => authorization_passes && !is_nominated(name),
             "traceparent" | "tracestate" => identity.trace.is_from_client,
-            _ => !is_hop_by_hop(name) && !is_ours(name, from_trusted_proxy) && !nominated(),
+            _ => !is_hop_by_hop(name) && !is_ours(name, from_trusted_proxy) && !is_nominated(name),
         };
         if passes {
             write_header(out, name, value.as_bytes());
         }
     }
-    write_cookies(out, headers, &options);
+    if !is_nominated("cookie") {
+        write_cookies(out, headers);
+    }
     write_identity(out, identity);
 }
 
 /// HTTP/2 may tell cookies one by one, which HTTP/1.1 has in one header (RFC 9113 section 8.2.3).
-fn write_cookies(out: &mut BytesMut, headers: &HeaderMap, options: &[String]) {
+fn write_cookies(out: &mut BytesMut, headers: &HeaderMap) {
     let cookies: Vec<_> =
         headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if !cookies.is_empty() && !options.iter().any(|option| option == "cookie") {
+    if !cookies.is_empty() {
         write_header(out, "cookie", &cookies.join(&b"; "[..]));
     }
 }
@@ -90,14 +98,14 @@ fn write_identity(out: &mut BytesMut, identity: &Identity<'_>) {
         write_header(out, TENANT, credential.tenant.as_str().as_bytes());
     }
     let origin = identity.origin;
-    if let Some(client) = origin.client {
-        write_header(out, FORWARDED_FOR, client.to_string().as_bytes());
+    if let Some(client) = identity.client {
+        write_header(out, FORWARDED_FOR, client.as_bytes());
     }
     write_header(out, FORWARDED_HOST, origin.host.as_bytes());
     write_header(out, FORWARDED_PROTO, origin.proto.as_bytes());
     write_header(out, REQUEST_ID.as_str(), identity.request_id.as_bytes());
     if !identity.trace.is_from_client {
-        write_header(out, "traceparent", identity.trace.parent.as_bytes());
+        write_header(out, TRACEPARENT.as_str(), &identity.trace.parent);
     }
 }
 
@@ -194,7 +202,7 @@ fn forwarded_for(headers: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
     nearest
 }
 
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn single(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().filter(|_| values.next().is_none());
     value.and_then(|value| value.to_str().ok())
@@ -208,33 +216,42 @@ pub fn request_id(headers: &HeaderMap) -> String {
             && id.bytes().all(allowed)
             && !id.contains(crate::credential::token::PREFIX)
     };
-    match single(headers, REQUEST_ID.as_str()).filter(usable) {
+    match single(headers, REQUEST_ID).filter(usable) {
         Some(id) => id.to_owned(),
-        None => format!("{:032x}", fastrand::u128(..)),
+        None => {
+            let mut digits = [0; 32];
+            hex::encode_to_slice(fastrand::u128(..).to_be_bytes(), &mut digits).expect("it fits");
+            String::from_utf8_lossy(&digits).into_owned()
+        }
     }
 }
 
 /// The trace that a request belongs to (W3C Trace Context).
 pub struct Trace {
     pub is_from_client: bool,
-    parent: String,
+    /// Version, trace, span and flags.
+    parent: [u8; 55],
 }
 
 impl Trace {
     pub fn new(headers: &HeaderMap) -> Self {
-        match single(headers, "traceparent").filter(|text| is_traceparent(text)) {
-            Some(text) => Self { is_from_client: true, parent: text.to_owned() },
-            None => {
-                let (trace, span) = (fastrand::u128(1..), fastrand::u64(1..));
-                Self { is_from_client: false, parent: format!("00-{trace:032x}-{span:016x}-00") }
-            }
+        let said = single(headers, TRACEPARENT).filter(|text| is_traceparent(text));
+        if let Some(Ok(parent)) = said.map(|text| text.as_bytes().try_into()) {
+            return Self { is_from_client: true, parent };
         }
+        let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        let (trace, span) = (fastrand::u128(1..), fastrand::u64(1..));
+        hex::encode_to_slice(trace.to_be_bytes(), &mut parent[3..35]).expect("it fits");
+        hex::encode_to_slice(span.to_be_bytes(), &mut parent[36..52]).expect("it fits");
+        Self { is_from_client: false, parent }
     }
 
     pub fn id(&self) -> &str {
-        &self.parent[3..35]
+        std::str::from_utf8(&self.parent[3..35]).expect("hexadecimal digits")
     }
 }
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 fn is_traceparent(text: &str) -> bool {
     let hex = |part: &str, length: usize| {
@@ -268,7 +285,7 @@ mod tests {
     fn headers(lines: &[(&str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in lines {
-            let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
             map.append(name, value.parse().expect("a value"));
         }
         map
@@ -284,10 +301,11 @@ mod tests {
         };
         let map = headers(lines);
         let origin = Origin { client: Some([127, 0, 0, 1].into()), host: "h", proto: "http" };
-        let trace = Trace { is_from_client: true, parent: String::new() };
+        let trace = Trace { is_from_client: true, parent: [b'0'; 55] };
         let identity = Identity {
             credential: Some(&credential),
             origin: &origin,
+            client: Some("127.0.0.1"),
             request_id: "r-1",
             trace: &trace,
         };
@@ -398,7 +416,8 @@ mod tests {
         assert_eq!(Trace::new(&headers(&[("traceparent", good)])).id(), &good[3..35]);
         for bad in ["", "00-00000000000000000000000000000000-b7ad6b7169203331-01", &good[1..]] {
             let made = Trace::new(&headers(&[("traceparent", bad)]));
-            assert!(!made.is_from_client && is_traceparent(&made.parent), "{bad}");
+            let parent = str::from_utf8(&made.parent).expect("text");
+            assert!(!made.is_from_client && is_traceparent(parent), "{bad}");
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What is known of one request while it is under way. Told once, when the last byte of the answer
 //! has gone or nobody waits for it any more: in a line, in the counters and in the histograms.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, header};
 
 use super::Local;
 use super::headers::{Trace, request_id};
-use crate::clock::Now;
+use crate::clock::{Now, Uptime};
 use crate::config::LogPath;
 use crate::credential::Credential;
 use crate::gate::Refused;
@@ -23,7 +22,8 @@ use crate::telemetry::access::Line;
 pub struct Record {
     pub request_id: String,
     pub trace: Trace,
-    pub client: Option<IpAddr>,
+    /// The client's address; none over a Unix socket.
+    pub client: Option<Rc<str>>,
     pub bytes_in: u64,
     pub bytes_out: u64,
     local: Rc<Local>,
@@ -50,12 +50,12 @@ impl Record {
         parts: &Parts,
         connection: &Connection,
         logged: Option<LogPath>,
-    ) -> Self {
+    ) -> Box<Self> {
         local.metrics.requests_in_flight.inc();
-        Self {
+        Box::new(Self {
             request_id: request_id(&parts.headers),
             trace: Trace::new(&parts.headers),
-            client: connection.peer.ip(),
+            client: connection.address.clone(),
             fate: connection.fate(),
             bytes_in: 0,
             bytes_out: 0,
@@ -73,7 +73,7 @@ impl Record {
             reason: Refusal::ClientGone.reason(),
             upstream: None,
             logged,
-        }
+        })
     }
 
     pub fn begun(&self) -> Now {
@@ -101,8 +101,8 @@ impl Record {
     }
 
     /// The head of the backend's answer is here.
-    pub fn answered(&mut self, since: &Now) {
-        let time = self.local.clock.now().boot.since(since.boot);
+    pub fn answered(&mut self, since: Uptime) {
+        let time = self.local.clock.uptime().since(since);
         self.local.metrics.upstream_duration.observe(time.as_secs_f64());
         self.upstream = Some(time);
     }
@@ -138,7 +138,7 @@ impl Record {
     }
 
     fn elapsed(&self) -> Duration {
-        self.local.clock.now().boot.since(self.begun.boot)
+        self.local.clock.uptime().since(self.begun.boot)
     }
 
     fn write_line(&self, duration: Duration, path: LogPath) {
@@ -156,7 +156,7 @@ impl Record {
             reason: self.reason,
             tenant: credential.map(|credential| credential.tenant.as_str()),
             credential_id: credential.map(|credential| credential.id.as_str()),
-            client: self.client,
+            client: self.client.as_deref(),
             request_id: &self.request_id,
             trace_id: self.trace.id(),
             user_agent: agent.unwrap_or_default(),

@@ -26,6 +26,8 @@ pub type Fate = Rc<Cell<Option<&'static str>>>;
 /// What a service can know of the connection that a request came by.
 pub struct Connection {
     pub peer: Peer,
+    /// The peer's address without its port, as it is told to others; every request needs it.
+    pub address: Option<Rc<str>>,
     tls: bool,
     client: Option<Arc<ClientCertificate>>,
     timers: Timers,
@@ -57,7 +59,8 @@ impl Connection {
     /// The same connection, as one of its HTTP/2 streams knows it.
     pub(super) fn of_stream(&self, fate: Fate) -> Self {
         let (peer, tls, client) = (self.peer, self.tls, self.client.clone());
-        Self { peer, tls, client, timers: self.timers.clone(), fate, http1: None }
+        let (address, timers) = (self.address.clone(), self.timers.clone());
+        Self { peer, address, tls, client, timers, fate, http1: None }
     }
 
     /// The query of the request that has just begun as it was received, if that differs from what
@@ -190,6 +193,7 @@ async fn run<S: Service>(
 ) -> Ended {
     let connection = Rc::new(Connection {
         peer,
+        address: peer.ip().map(|ip| ip.to_string().into()),
         tls: matches!(stream, Stream::Right(_)),
         client: client.map(Arc::new),
         timers: scope.timers.clone(),
