@@ -70,7 +70,7 @@ pub fn write(
             // Said anew for this hop.
             "host" | "content-length" | "expect" | "cookie" => false,
             "authorization" => authorization_passes && !is_nominated(name),
-            "traceparent" | "tracestate" => identity.trace.is_from_client,
+            "traceparent" | "tracestate" => identity.trace.is_from_client && !is_nominated(name),
             _ => !is_hop_by_hop(name) && !is_ours(name, from_trusted_proxy) && !is_nominated(name),
         };
         if passes {
@@ -235,7 +235,13 @@ pub struct Trace {
 
 impl Trace {
     pub fn new(headers: &HeaderMap) -> Self {
+        let connection = headers.get_all(header::CONNECTION);
+        let nominated = || {
+            let options = connection_options(connection.iter().map(HeaderValue::as_bytes));
+            has_option(&options, TRACEPARENT)
+        };
         let said = single(headers, TRACEPARENT).filter(|text| is_traceparent(text));
+        let said = said.filter(|_| !nominated());
         if let Some(Ok(parent)) = said.map(|text| text.as_bytes().try_into()) {
             return Self { is_from_client: true, parent };
         }
@@ -346,8 +352,9 @@ mod tests {
     #[test]
     fn hop_by_hop_and_nominated_headers_end_here() {
         let lines = [
-            ("Connection", "keep-alive, X-Hop, x-scim-tenant"),
+            ("Connection", "keep-alive, X-Hop, x-scim-tenant, tracestate"),
             ("X-Hop", "1"),
+            ("tracestate", "a=b"),
             ("TE", "trailers"),
             ("Upgrade", "h2c"),
             ("Proxy-Authorization", "Basic x"),
@@ -419,5 +426,7 @@ mod tests {
             let parent = str::from_utf8(&made.parent).expect("text");
             assert!(!made.is_from_client && is_traceparent(parent), "{bad}");
         }
+        let nominated = headers(&[("traceparent", good), ("Connection", "Traceparent")]);
+        assert!(!Trace::new(&nominated).is_from_client);
     }
 }
