@@ -190,8 +190,11 @@ pub fn is_trusted(peer: Option<IpAddr>, trusted: &[Network]) -> bool {
 fn forwarded_for(headers: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
     let mut nearest = None;
     for value in headers.get_all(FORWARDED_FOR).iter().rev() {
-        for entry in value.to_str().ok()?.rsplit(',') {
-            let Ok(address) = entry.trim().parse::<IpAddr>() else { return nearest };
+        // One by one: what a stranger wrote at the front may be no text.
+        for entry in value.as_bytes().rsplit(|byte| *byte == b',') {
+            let text = std::str::from_utf8(entry).ok();
+            let address = text.and_then(|it| it.trim().parse::<IpAddr>().ok());
+            let Some(address) = address else { return nearest };
             let address = address.to_canonical();
             nearest = Some(address);
             if !is_trusted(nearest, trusted) {
@@ -238,7 +241,7 @@ impl Trace {
         let connection = headers.get_all(header::CONNECTION);
         let nominated = || {
             let options = connection_options(connection.iter().map(HeaderValue::as_bytes));
-            has_option(&options, TRACEPARENT)
+            has_option(&options, TRACEPARENT.as_str())
         };
         let said = single(headers, TRACEPARENT).filter(|text| is_traceparent(text));
         let said = said.filter(|_| !nominated());
@@ -392,6 +395,9 @@ mod tests {
         let unix = ["unix:".parse().expect("valid")];
         assert_eq!(origin(None, &unix), believed(address([10, 0, 0, 7])));
         assert_eq!(origin(inside, &unix), own(inside));
+        let hidden = headers(&[("X-Forwarded-For", "\u{e4}, 9.9.9.9, 10.0.0.7")]);
+        let seen = Origin::new(inside, false, "h", &hidden, &trusted);
+        assert_eq!(seen.client, address([9, 9, 9, 9]), "whatever stands before it");
     }
 
     #[test]
