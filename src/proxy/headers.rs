@@ -32,9 +32,11 @@ pub fn is_hop_by_hop(name: &str) -> bool {
 }
 
 /// The options in the values of `Connection` headers: `close`, and names of headers, in any case.
+/// One that is no text names nothing, and hides none of the others.
 pub fn connection_options<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<&'a str> {
-    let texts = values.filter_map(|value| std::str::from_utf8(value).ok());
-    texts.flat_map(|text| text.split(',')).map(str::trim).filter(|it| !it.is_empty()).collect()
+    let options = values.flat_map(|value| value.split(|byte| *byte == b','));
+    let texts = options.filter_map(|option| std::str::from_utf8(option.trim_ascii()).ok());
+    texts.filter(|option| !option.is_empty()).collect()
 }
 
 pub fn has_option(options: &[&str], name: &str) -> bool {
@@ -355,7 +357,7 @@ mod tests {
     #[test]
     fn hop_by_hop_and_nominated_headers_end_here() {
         let lines = [
-            ("Connection", "keep-alive, X-Hop, x-scim-tenant, tracestate"),
+            ("Connection", "keep-alive, X-Hop, \u{e4}, x-scim-tenant, tracestate"),
             ("X-Hop", "1"),
             ("tracestate", "a=b"),
             ("TE", "trailers"),
