@@ -279,7 +279,9 @@ fn parse_authorization(
         };
     };
     let (scheme, rest) = value.split_at(blank);
-    let rest = rest.trim_ascii_start();
+    // Blanks alone stand between the two (RFC 9110 section 11.4).
+    let blanks = rest.iter().take_while(|byte| **byte == b' ').count();
+    let rest = &rest[blanks..];
     if !is_bearer(scheme) {
         return if is_scheme(scheme) {
             Ok(None)
@@ -347,6 +349,7 @@ mod tests {
         check(b"Bearer abc,def", false, Err("characters"));
         check(b"Bearer abc, Bearer def", false, Err("blank"));
         check(b"Bearer\tabc", false, Err("characters"));
+        check(b"Bearer \tabc", false, Err("characters"));
         check(b"Bearer a\xc3\xa4", false, Err("characters"));
         check(b"B\xc3\xa4rer abc", false, Err("scheme"));
         check(&[b"Bearer ".as_slice(), &[b'x'; 4097]].concat(), false, Err("4096"));
