@@ -352,6 +352,7 @@ impl Chunks {
                     None => return Ok(Piece::More),
                     Some(line) if line.is_empty() => *self = Self::End,
                     Some(_) if *lines == TRAILERS_MAX => return Err("it has too many trailers"),
+                    Some(line) if !is_field(&line) => return Err("a trailer is malformed"),
                     Some(_) => *lines += 1,
                 },
                 Self::End => return Ok(Piece::End),
@@ -384,11 +385,19 @@ fn chunk_size(line: &[u8]) -> Result<u64, &'static str> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (size, extension) = line.split_at(digits);
     let extended = extension.trim_ascii_start();
-    if size.is_empty() || size.len() > 15 || !(extended.is_empty() || extended.starts_with(b";")) {
+    let text = |byte: &u8| *byte == b'\t' || !byte.is_ascii_control();
+    let fits = extended.is_empty() || extended.starts_with(b";");
+    if size.is_empty() || size.len() > 15 || !fits || !extension.iter().all(text) {
         return Err("a chunk's size is malformed");
     }
     let text = std::str::from_utf8(size).expect("hexadecimal digits");
     u64::from_str_radix(text, 16).map_err(|_| "a chunk's size is malformed")
+}
+
+fn is_field(line: &[u8]) -> bool {
+    let Some(colon) = memchr::memchr(b':', line) else { return false };
+    HeaderName::from_bytes(&line[..colon]).is_ok()
+        && HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).is_ok()
 }
 
 #[cfg(test)]
@@ -435,6 +444,10 @@ mod tests {
             "4 4\r\nWiki\r\n0\r\n\r\n",
             "fffffffffffffffff\r\n",
             "4\r\nWiki\r\n",
+            "4;a\rb\r\nWiki\r\n0\r\n\r\n",
+            "0\r\nX: a\rY: b\r\n\r\n",
+            "0\r\n X: y\r\n\r\n",
+            "0\r\nX\r\n\r\n",
         ] {
             assert!(chunked(bad, 1).is_err(), "{bad:?}");
             assert!(chunked(bad, bad.len()).is_err(), "{bad:?}");
