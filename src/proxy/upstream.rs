@@ -136,7 +136,9 @@ fn poll_exchange<E>(
         }
         match connection.poll_receive(context, HEAD_ROOM) {
             Poll::Ready(Ok(bytes)) if bytes > 0 => {}
-            Poll::Ready(_) if connection.reused && connection.received.is_empty() => {
+            Poll::Ready(_)
+                if connection.reused && upload.interim == 0 && connection.received.is_empty() =>
+            {
                 return Poll::Ready(Err(Failure::HungUp));
             }
             Poll::Ready(Ok(_)) => {
