@@ -40,7 +40,12 @@ impl Head {
             let parsed =
                 parser.parse_response_with_uninit_headers(&mut response, received, &mut fields);
             let size = match parsed {
-                Ok(httparse::Status::Complete(size)) if size <= HEAD_BYTES_MAX => size,
+                Ok(httparse::Status::Complete(size)) if size <= HEAD_BYTES_MAX => {
+                    if !has_plain_lines(&received[..size]) {
+                        return Err("a line of the head is empty or ends without a return");
+                    }
+                    size
+                }
                 Ok(httparse::Status::Partial) if received.len() <= HEAD_BYTES_MAX => {
                     return Ok(None);
                 }
@@ -99,6 +104,12 @@ fn values<'a>(
 ) -> impl Iterator<Item = &'a [u8]> {
     let named = move |field: &&httparse::Header<'a>| field.name.eq_ignore_ascii_case(name);
     fields.iter().filter(named).map(|field| field.value)
+}
+
+/// The parser passes over empty lines before a head, and takes line feeds for line ends.
+fn has_plain_lines(head: &[u8]) -> bool {
+    let ends_well = |at: usize| at > 0 && head[at - 1] == b'\r';
+    head.starts_with(b"HTTP/") && memchr::memchr_iter(b'\n', head).all(ends_well)
 }
 
 const INTERIM_MAX: u32 = 16;
@@ -471,6 +482,10 @@ mod tests {
             "HTTP/1.1 101 Switching Protocols\r\n\r\n",
             "HTTP/1.1 99 No\r\n\r\n",
             "nonsense\r\n\r\n",
+            "\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\nContent-Length: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\nContent-Length: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\n",
         ] {
             assert!(head(bad).is_err(), "{bad:?}");
         }
