@@ -49,7 +49,8 @@ impl Timestamp {
 /// RFC 3339 in UTC with milliseconds only where there are any.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_millisecond(self.0) {
+        // Of the last second that can be written, jiff takes only the first of all milliseconds.
+        match jiff::Timestamp::from_nanosecond(i128::from(self.0) * 1_000_000) {
             Ok(instant) => instant.fmt(f),
             Err(_) => write!(f, "{} ms", self.0),
         }
@@ -356,5 +357,7 @@ mod tests {
         let parsed = Timestamp::parse("2027-11-22T00:00:00.0019Z").expect("RFC 3339");
         assert_eq!(parsed.to_string(), "2027-11-22T00:00:00.001Z");
         assert_eq!(Timestamp::parse("2027-11-22"), None);
+        let last = Timestamp::parse("9999-12-30T22:00:00.999999999Z").expect("the last one");
+        assert_eq!(last.to_string(), "9999-12-30T22:00:00.999Z");
     }
 }
