@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -18,7 +17,9 @@ use super::{Feed, FeedError};
 use crate::clock::Clock;
 use crate::config;
 use crate::credential::TokenDigest;
-use crate::credential::feed::{Changes, Gone, Head, Heard, Page, PageKey, Position, Report, Row};
+use crate::credential::feed::{
+    Change, Changes, Gone, Head, Heard, Page, PageKey, Position, Report, Row,
+};
 use crate::telemetry::metrics::Metrics;
 
 pub struct Native {
@@ -176,8 +177,7 @@ impl Native {
         mut after: Position,
         sink: &mpsc::Sender<(Position, Changes)>,
     ) -> FeedError {
-        let mut events = Events::default();
-        let mut batch = Vec::new();
+        let mut batches = Batches::default();
         loop {
             let bytes = match tokio::time::timeout(SILENCE_MAX, body.frame()).await {
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
@@ -187,20 +187,14 @@ impl Native {
                 Ok(None) => return self.malformed("the stream has ended"),
                 Err(_) => return self.malformed("the stream is silent"),
             };
-            events.push(&bytes);
-            while let Some(event) = events.next() {
-                let Ok(event) = event else { return self.malformed("an event is too long") };
-                if event.name != "heartbeat" {
-                    let change = serde_json::from_str::<ChangeJson>(&event.data).ok();
-                    match change.and_then(|change| (&change).try_into().ok()) {
-                        Some(change) => batch.push(change),
-                        // A kind of change that only a later version knows.
-                        None if !KNOWN.contains(&event.name.as_str()) => {}
-                        None => return self.unfit(),
-                    }
-                }
-                let Some(id) = event.id else { continue };
-                let Ok(position) = id.parse::<Position>() else { return self.unfit() };
+            batches.push(&bytes);
+            loop {
+                let (changes, position) = match batches.next() {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => break,
+                    Err(Unread::TooLong) => return self.malformed("an event is too long"),
+                    Err(Unread::Unfit) => return self.unfit(),
+                };
                 let from = std::mem::replace(&mut after, position.clone());
                 let head = Head {
                     position: position.clone(),
@@ -208,12 +202,55 @@ impl Native {
                     accepts: Vec::new(),
                     began: self.clock.now().wall,
                 };
-                let changes = Changes { changes: std::mem::take(&mut batch), position, head };
+                let changes = Changes { changes, position, head };
                 if sink.send((from, changes)).await.is_err() {
                     return self.malformed("nobody listens any more");
                 }
             }
         }
+    }
+}
+
+/// Changes out of pieces of a stream: all up to one with an id, which names the position behind it.
+#[derive(Default)]
+pub struct Batches {
+    events: Events,
+    changes: Vec<Change>,
+}
+
+/// Why a stream cannot be read on.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// An event that is longer than any of ours.
+    TooLong,
+    /// A value does not have its form.
+    Unfit,
+}
+
+impl Batches {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.events.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole batch, if one has come.
+    #[expect(clippy::should_implement_trait, reason = "more may come after none")]
+    pub fn next(&mut self) -> Result<Option<(Vec<Change>, Position)>, Unread> {
+        while let Some(event) = self.events.next()? {
+            if event.name != "heartbeat" {
+                let change = serde_json::from_str::<ChangeJson>(&event.data).ok();
+                match change.and_then(|change| (&change).try_into().ok()) {
+                    Some(change) => self.changes.push(change),
+                    // A kind of change that only a later version knows.
+                    None if !KNOWN.contains(&event.name.as_str()) => {}
+                    None => return Err(Unread::Unfit),
+                }
+            }
+            if let Some(id) = event.id {
+                let position = id.parse().map_err(|_| Unread::Unfit)?;
+                return Ok(Some((std::mem::take(&mut self.changes), position)));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -231,20 +268,13 @@ struct SentEvent {
     id: Option<String>,
 }
 
-/// An event that is longer than any of ours.
-#[derive(Debug, PartialEq, Eq)]
-struct TooLong;
-
 impl Events {
-    fn push(&mut self, bytes: &Bytes) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
     /// The next whole event; comments alone are none.
-    fn next(&mut self) -> Option<Result<SentEvent, TooLong>> {
+    fn next(&mut self) -> Result<Option<SentEvent>, Unread> {
         loop {
             let Some(end) = memchr::memmem::find(&self.buffer, b"\n\n") else {
-                return (self.buffer.len() > EVENT_BYTES_MAX).then_some(Err(TooLong));
+                let endless = self.buffer.len() > EVENT_BYTES_MAX;
+                return if endless { Err(Unread::TooLong) } else { Ok(None) };
             };
             let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
             let text = String::from_utf8_lossy(&event);
@@ -260,7 +290,7 @@ impl Events {
                 }
             }
             if sent != SentEvent::default() {
-                return Some(Ok(sent));
+                return Ok(Some(sent));
             }
         }
     }
@@ -284,9 +314,9 @@ mod tests {
             let mut events = Events::default();
             let mut read = Vec::new();
             for piece in text.chunks(size) {
-                events.push(&Bytes::copy_from_slice(piece));
-                while let Some(event) = events.next() {
-                    read.push(event.expect("short"));
+                events.buffer.extend_from_slice(piece);
+                while let Some(event) = events.next().expect("short") {
+                    read.push(event);
                 }
             }
             assert_eq!(read.len(), 2, "in pieces of {size}");
@@ -297,8 +327,8 @@ mod tests {
 
     #[test]
     fn an_endless_event_is_refused() {
-        let mut events = Events::default();
-        events.push(&Bytes::from(vec![b'x'; EVENT_BYTES_MAX + 1]));
-        assert_eq!(events.next(), Some(Err(TooLong)));
+        let mut batches = Batches::default();
+        batches.push(&vec![b'x'; EVENT_BYTES_MAX + 1]);
+        assert_eq!(batches.next(), Err(Unread::TooLong));
     }
 }
