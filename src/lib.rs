@@ -10,7 +10,7 @@
 //! A module imports only what stands below it, and no sibling (`tests/layering.rs`). From top to
 //! bottom: `cli`; `app`; `proxy`, `admin`, `ops`; `gate`; `refusal`, `route`; `authority`; `source`;
 //! `server`, `store`; `signature`; `telemetry`; `config`; `credential`; `clock`; `guards`. The tests
-//! of the whole are in `simulation`.
+//! of the whole are in `simulation` and `fuzzing`.
 
 pub mod admin;
 pub mod app;
@@ -19,6 +19,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credential;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gate;
 pub mod guards;
 pub mod ops;

@@ -6,8 +6,8 @@ use std::path::Path;
 
 /// From top to bottom; modules of one line are siblings.
 const LAYERS: [&[&str]; 15] = [
-    // A test of the whole.
-    &["simulation"],
+    // Tests of the whole.
+    &["simulation", "fuzzing"],
     &["cli"],
     &["app"],
     &["proxy", "admin", "ops"],

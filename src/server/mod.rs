@@ -7,6 +7,8 @@
 mod certificate;
 mod connection;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod head;
 mod http1;
 mod http2;
