@@ -30,8 +30,13 @@ fn check(content: &[u8], format: Format) {
     assert_eq!((keys.len(), digests.len()), (listing.len(), listing.len()), "one row each");
     reader.applied(&listing);
     if content.ends_with(b"\n") {
-        let step = content.len().div_ceil(CUTS);
-        for end in (1..content.len()).step_by(step) {
+        // Behind lines, where a cut is hardest to see, and in between.
+        let lines = content.split_inclusive(|byte| *byte == b'\n').scan(0, |end, line| {
+            *end += line.len();
+            Some(*end)
+        });
+        let between = (1..content.len()).step_by(content.len().div_ceil(CUTS));
+        for end in lines.take(CUTS).chain(between) {
             for row in reader.read(&content[..end]).into_iter().flatten() {
                 assert!(listing.contains(&row), "cut after {end} bytes: {row:?}");
             }
