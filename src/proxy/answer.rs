@@ -408,7 +408,7 @@ fn chunk_size(line: &[u8]) -> Result<u64, &'static str> {
 fn is_field(line: &[u8]) -> bool {
     let Some(colon) = memchr::memchr(b':', line) else { return false };
     HeaderName::from_bytes(&line[..colon]).is_ok()
-        && HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).is_ok()
+        && HeaderValue::from_bytes(&line[colon + 1..]).is_ok()
 }
 
 #[cfg(test)]
@@ -459,6 +459,7 @@ mod tests {
             "0\r\nX: a\rY: b\r\n\r\n",
             "0\r\n X: y\r\n\r\n",
             "0\r\nX\r\n\r\n",
+            "0\r\nX: y\r\r\n\r\n",
         ] {
             assert!(chunked(bad, 1).is_err(), "{bad:?}");
             assert!(chunked(bad, bad.len()).is_err(), "{bad:?}");
