@@ -174,19 +174,19 @@ fn credentials(rows: &[Row]) -> String {
     rows.iter().map(row).collect()
 }
 
-fn write(directory: &Path, name: &str, text: &str) {
+pub fn write(directory: &Path, name: &str, text: &str) {
     fs::write(directory.join(name), text).expect("the directory is ours");
 }
 
 /// A relative path counts from where the tests were started, not from where the program runs.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let named = std::env::var_os("SCIM_GUARD_BINARY");
     let named = named.map(|path| std::path::absolute(path).expect("a path that is not empty"));
     named.unwrap_or_else(|| in_repository("target/release/scim-guard"))
 }
 
 /// Where a face listens, from the diagnostics: the config left the port to the kernel.
-fn listening(process: &mut Process, face: &str) -> SocketAddr {
+pub fn listening(process: &mut Process, face: &str) -> SocketAddr {
     process.until(&format!("`listening` of face {face}"), |process| {
         let log = process.stderr();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -4,13 +4,16 @@
 //! `target/release/scim-guard`, or the one named by `SCIM_GUARD_BINARY`. Every port comes from
 //! the kernel, so the tests run side by side.
 
+mod admin;
 mod answers;
 mod backend;
 mod client;
+mod clouds;
 mod conformance;
 mod first_hour;
 mod guard;
 mod location;
 mod process;
+mod sdk;
 mod suite;
 mod traffic;
