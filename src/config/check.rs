@@ -5,9 +5,9 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 
 use super::tls::Tls;
-use super::value::{ListenAddress, Location, RouteTenant, Segment, Span};
+use super::value::{AdminUrl, ListenAddress, Location, RouteTenant, Segment, Span};
 use super::yaml::Fault;
-use super::{Admin, Config, Limits, Proxy, Role, Route, Source, Upstream};
+use super::{Admin, Alibaba, Config, Limits, Proxy, Role, Route, Source, Tencent, Upstream};
 use crate::credential::feed::History;
 
 /// All faults, without lines.
@@ -413,6 +413,12 @@ fn check_credentials(config: &Config, faults: &mut Faults) {
             "is no history's id: the log and `source accept` name it",
         );
     }
+    if let Some(tencent) = &credentials.tencent {
+        check_tencent(tencent, "credentials.tencent", faults);
+    }
+    if let Some(alibaba) = &credentials.alibaba {
+        check_alibaba(alibaba, "credentials.alibaba", faults);
+    }
     faults.add_if(
         credentials.source == Source::File && credentials.file.is_none(),
         "credentials.source",
@@ -430,6 +436,32 @@ fn check_credentials(config: &Config, faults: &mut Faults) {
             "is shorter than refresh, so good tokens would be refused between two of them: make it longer",
         );
     }
+}
+
+fn check_tencent(tencent: &Tencent, place: &str, faults: &mut Faults) {
+    check_endpoint(&tencent.endpoint, tencent.insecure_cleartext, place, faults);
+    let named = |region: &String| {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !region.is_empty() && region.bytes().all(allowed)
+    };
+    faults.add_if(
+        !tencent.region.as_ref().is_none_or(named),
+        format!("{place}.region"),
+        "must be a region's name, such as ap-guangzhou, or be left out",
+    );
+}
+
+fn check_alibaba(alibaba: &Alibaba, place: &str, faults: &mut Faults) {
+    check_endpoint(&alibaba.endpoint, alibaba.insecure_cleartext, place, faults);
+}
+
+fn check_endpoint(endpoint: &AdminUrl, insecure: bool, place: &str, faults: &mut Faults) {
+    faults.add_if(
+        !endpoint.secure && !endpoint.is_loopback() && !insecure,
+        format!("{place}.endpoint"),
+        "is clear text beyond loopback, where others could read new secrets and send our requests \
+         again: write https://, or set insecure_cleartext: true where something else encrypts",
+    );
 }
 
 fn positive(span: Span, path: &str, faults: &mut Faults) {
@@ -642,6 +674,57 @@ ops: { listen: 127.0.0.1:9090 }
         }
         check(asks, &format!("{one}, {one}"), &["admin.certificates[1].san: stands here twice"]);
         check(asks, "{ san: '', role: reader }", &["admin.certificates[0].san: must be a URI"]);
+    }
+
+    #[test]
+    fn rules_of_clouds() {
+        let check = |section: &str, told: &[&str]| {
+            check("source: file,", &format!("source: file, {section},"), told);
+        };
+        let tencent = |keys: &str| {
+            format!("tencent: {{ zone_id: z-1, secret_id: 'env:A', secret_key: 'env:B'{keys} }}")
+        };
+        let alibaba = |keys: &str| {
+            format!(
+                "alibaba: {{ directory_id: d-1, access_key_id: 'env:A', access_key_secret: 'env:B'{keys} }}"
+            )
+        };
+        for (name, section) in
+            [("tencent", &tencent as &dyn Fn(&str) -> String), ("alibaba", &alibaba)]
+        {
+            check(&section(""), &[]);
+            check(&section(", endpoint: 'http://127.0.0.1:8081'"), &[]);
+            check(&section(", endpoint: 'http://guard', insecure_cleartext: true"), &[]);
+            let told = format!("credentials.{name}.endpoint: is clear text beyond loopback");
+            check(&section(", endpoint: 'http://guard'"), &[&told]);
+            let told = format!("credentials.{name}.endpoint: write https://");
+            check(&section(", endpoint: 'https://guard/v1'"), &[&told]);
+            check(&section(", regoin: a"), &["unknown key"]);
+        }
+        check(&tencent(", region: ap-guangzhou, time_offset: '-03:00'"), &[]);
+        check(&tencent(", region: 'a b'"), &["credentials.tencent.region: must be a region's"]);
+        check(&tencent(", time_offset: CST"), &["credentials.tencent.time_offset: write how far"]);
+    }
+
+    #[test]
+    fn sections_of_clouds_print_as_they_are_in_force() {
+        let clouds = "source: file,
+  tencent: { zone_id: z-1, secret_id: 'env:A', secret_key: 'file:b', time_offset: +08:00, enrolment: e },
+  alibaba: { directory_id: d-1, access_key_id: 'env:A', access_key_secret: 'env:B', security_token: 'file:c', ca: d },";
+        let text = GOOD.replacen("source: file,", clouds, 1);
+        let config = Config::parse(&text, Path::new("/etc/guard")).expect("valid");
+        let printed = config.to_yaml();
+        for told in [
+            "endpoint: https://organization.tencentcloudapi.com",
+            "endpoint: https://cloudsso.cn-shanghai.aliyuncs.com",
+            "secret_key: file:/etc/guard/b",
+            "enrolment: /etc/guard/e",
+            "security_token: file:/etc/guard/c",
+            "ca: /etc/guard/d",
+        ] {
+            assert!(printed.contains(told), "{told}: {printed}");
+        }
+        assert_eq!(Config::parse(&printed, Path::new("/")).expect("printed is valid"), config);
     }
 
     #[test]

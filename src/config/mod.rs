@@ -3,6 +3,7 @@
 
 mod admin;
 mod check;
+mod cloud;
 pub mod tls;
 pub mod value;
 pub mod yaml;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 pub use admin::{
     AccessKey, Admin, AdminCertificate, AdminLimits, AdminToken, Mode, Native, Replica, Role,
 };
+pub use cloud::{Alibaba, Tencent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tls::Tls;
@@ -278,6 +280,12 @@ pub struct Credentials {
     /// For `source: native`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub native: Option<Native>,
+    /// For `source: tencent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tencent: Option<Tencent>,
+    /// For `source: alibaba`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alibaba: Option<Alibaba>,
     /// For `source: file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
@@ -464,6 +472,12 @@ impl Config {
         if let Some(native) = &mut self.credentials.native {
             native.rebase(directory);
         }
+        if let Some(tencent) = &mut self.credentials.tencent {
+            tencent.rebase(directory);
+        }
+        if let Some(alibaba) = &mut self.credentials.alibaba {
+            alibaba.rebase(directory);
+        }
         if let Some(admin) = &mut self.admin {
             admin.rebase(directory);
         }
@@ -494,6 +508,8 @@ impl Config {
             ("proxy.limits.connections", connections(self) != connections(other)),
             ("credentials.source", old.source != new.source),
             ("credentials.native", without_accepted(old) != without_accepted(new)),
+            ("credentials.tencent", old.tencent != new.tencent),
+            ("credentials.alibaba", old.alibaba != new.alibaba),
             ("credentials.file", old.file != new.file),
             ("credentials.deny", old.deny != new.deny),
             ("credentials.cache", old.cache != new.cache),

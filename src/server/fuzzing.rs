@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
+use super::listener::{Accepted, Peer};
 use super::timer::Timers;
 use super::{Scope, Service, Transport, connection};
 use crate::config::Limits;
@@ -33,6 +34,7 @@ impl<S: Service> Worker<S> {
 
     /// Serves a connection in clear text to its end. Must be called within a local runtime.
     pub async fn serve(&self, stream: std::net::TcpStream, peer: SocketAddr) {
-        connection::serve(Rc::clone(&self.0), stream, peer, &Transport::default()).await;
+        let accepted = Accepted { descriptor: stream.into(), peer: Peer::Tcp(peer) };
+        connection::serve(Rc::clone(&self.0), accepted, &Transport::default()).await;
     }
 }

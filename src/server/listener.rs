@@ -88,7 +88,7 @@ pub(super) const BACKLOG: u32 = 1024;
 
 /// A connection on its way to the worker that will serve it.
 pub(super) struct Accepted {
-    descriptor: OwnedFd,
+    pub descriptor: OwnedFd,
     pub peer: Peer,
 }
 

@@ -171,7 +171,7 @@ impl Tencent {
 
     /// Whole seconds in a zone that is not told.
     fn time(&self, time: Timestamp) -> String {
-        let offset = Offset::from_seconds(self.offset.minutes * 60);
+        let offset = Offset::from_seconds(i32::from(self.offset.minutes()) * 60);
         let offset = offset.expect("the config takes no more than some hours");
         match jiff::Timestamp::from_millisecond(time.as_millis()) {
             Ok(instant) => offset.to_datetime(instant).strftime("%Y-%m-%d %H:%M:%S").to_string(),
