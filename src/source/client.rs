@@ -1,14 +1,16 @@
-//! HTTP to an admin API: one connection pool, TLS by our own rules, bounded answers.
+//! HTTP to admin APIs: connection pools, TLS by our own rules, bounded answers.
 
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE};
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::RootCertStore;
@@ -21,7 +23,7 @@ use crate::config::value::{AdminUrl, SecretRef};
 
 /// An admin API and our token for it.
 pub struct Client {
-    http: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: Pool,
     url: AdminUrl,
     token: SecretRef,
 }
@@ -34,6 +36,13 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Fails if the body breaks off, or is longer than it may be.
+    pub async fn read(parts: Parts, body: Incoming, body_bytes_max: usize) -> Result<Self, String> {
+        let body = Limited::new(body, body_bytes_max).collect().await;
+        let body = body.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes();
+        Ok(Self { status: parts.status, headers: parts.headers, body })
+    }
+
     pub fn is_success(&self) -> bool {
         self.status.is_success()
     }
@@ -64,19 +73,7 @@ pub fn date_of(headers: &HeaderMap) -> Option<Timestamp> {
 impl Client {
     /// Fails if the certificates cannot be read.
     pub fn new(url: AdminUrl, token: SecretRef, ca: Option<&Path>) -> Result<Self, String> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIME));
-        let builder = HttpsConnectorBuilder::new().with_tls_config(tls(ca, url.secure)?);
-        let connector = if url.secure { builder.https_only() } else { builder.https_or_http() };
-        let connector = connector.enable_http1().wrap_connector(http);
-        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .http1_max_headers(100)
-            .build(connector);
-        Ok(Self { http: client, url, token })
+        Ok(Self { http: pool(url.secure, ca, usize::MAX)?, url, token })
     }
 
     pub fn url(&self) -> &AdminUrl {
@@ -104,9 +101,8 @@ impl Client {
         let response = self.open(method, target, body, "application/json").await?;
         let (parts, body) = response.into_parts();
         hear(&parts.headers);
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| format!("{}: the answer broke off: {error}", self.url))?;
-        Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+        let answer = Answer::read(parts, body, ANSWER_BYTES_MAX).await;
+        answer.map_err(|error| format!("{}: {error}", self.url))
     }
 
     /// Sends a request and gives the answer as it begins.
@@ -133,19 +129,44 @@ impl Client {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         let request = request.body(Full::new(content)).expect("built from valid parts");
-        self.http.request(request).await.map_err(|error| {
-            let mut text = format!("{}: {error}", self.url);
-            let mut cause = std::error::Error::source(&error);
-            while let Some(inner) = cause {
-                text += &format!(": {inner}");
-                cause = inner.source();
-            }
-            text
-        })
+        let opened = self.http.request(request).await;
+        opened.map_err(|error| format!("{}: {}", self.url, with_causes(&error)))
     }
 }
 
-/// Trusts the certificates of a file, or else the system's, which nobody needs in clear text.
+/// Connections to whoever a request names.
+pub type Pool = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// Keeps up to `idle_max` unused connections a host. Fails if the certificates cannot be read.
+pub fn pool(secure: bool, ca: Option<&Path>, idle_max: usize) -> Result<Pool, String> {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(CONNECT_TIME));
+    let builder = HttpsConnectorBuilder::new().with_tls_config(tls(ca, secure)?);
+    let connector = if secure { builder.https_only() } else { builder.https_or_http() };
+    let connector = connector.enable_http1().wrap_connector(http);
+    Ok(legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(idle_max)
+        .http1_max_headers(100)
+        .build(connector))
+}
+
+/// An error and what led to it.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text += &format!(": {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+/// Trusts the certificates of a file, or else the system's, which nobody needs in clear text: reading
+/// them takes a while.
 fn tls(ca: Option<&Path>, secure: bool) -> Result<rustls::ClientConfig, String> {
     let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
@@ -153,10 +174,11 @@ fn tls(ca: Option<&Path>, secure: bool) -> Result<rustls::ClientConfig, String> 
         .map_err(|error| format!("TLS cannot be set up: {error}"))?;
     let roots = match ca {
         Some(path) => roots(path)?,
+        None if !secure => RootCertStore::empty(),
         None => {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if secure && roots.is_empty() {
+            if roots.is_empty() {
                 return Err(
                     "this system has no certificates to trust: name some in `ca`".to_owned()
                 );
