@@ -1,10 +1,13 @@
 //! Where credentials come from. A source reads and understands; it never decides and never
 //! changes the table.
 
+pub mod alibaba;
 pub mod client;
+pub mod cloud;
 pub mod embedded;
 pub mod file;
 pub mod native;
+pub mod tencent;
 pub mod watch;
 pub mod wire;
 
