@@ -615,8 +615,7 @@ async fn an_answer_that_tells_nothing_leaves_a_change_uncertain() {
         let bed = Bed::new(name).await;
         let page = "<html>please log in</html>";
         let whole = match bed.success(json!({ "TotalCounts": 0 })) {
-            Play::Bytes(bytes) => bytes,
-            Play::Silence(bytes) => bytes,
+            Play::Bytes(bytes) | Play::Silence(bytes) => bytes,
         };
         let huge = format!("{{\"RequestId\":\"{}\"}}", "x".repeat(ANSWER_BYTES_MAX));
         for play in [
@@ -641,6 +640,20 @@ async fn an_answer_that_tells_nothing_leaves_a_change_uncertain() {
                 word(bed.delete(play.clone()).await),
             ];
             assert_eq!(told, ["unreachable", "uncertain", "uncertain", "uncertain"], "{play:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_has_a_connection_of_its_own() {
+    for name in NAMES {
+        let bed = Bed::new(name).await;
+        for _ in 0..2 {
+            // The stub would wait on this one for more.
+            let kept = match bed.created(json!({})) {
+                Play::Bytes(bytes) | Play::Silence(bytes) => Play::Silence(bytes),
+            };
+            assert_eq!(word(bed.create(kept).await), "done");
         }
     }
 }
