@@ -133,10 +133,12 @@ fn judge(effect: Effect, told: &Told) -> Result<(), CloudError> {
     let failed = !told.status.is_success();
     let millis = told.number("x-acs-retry-after").filter(|millis| failed && *millis > 0);
     let asked = millis.map(|millis| Duration::from_millis(millis).min(cloud::WAIT_MAX));
+    let unsure = effect == Effect::Change && told.status.is_server_error();
     let retry_after = asked.or_else(|| told.retry_after());
     match text("Code").filter(|code| !code.is_empty()) {
-        // With that header, a code is one of throttling whatever it says.
-        Some(code) if asked.is_some() || code.contains("Throttling") => {
+        // With that header a code is one of throttling, whatever it says. But when something has
+        // broken as well, it may have broken after a change.
+        Some(code) if asked.is_some() && !unsure || code.contains("Throttling") => {
             Err(CloudError::Throttled { retry_after })
         }
         Some(code) => {

@@ -579,6 +579,10 @@ async fn who_asks_too_often_hears_how_long_to_wait() {
     check("tencent", |bed| bed.error(200, "", "RequestLimitExceeded"), None).await;
     check("alibaba", |bed| bed.error(400, "x-acs-retry-after: 1500\r\n", "Any"), Some(1500)).await;
     check("alibaba", |bed| bed.error(400, "x-acs-retry-after: 0\r\n", "Throttling"), None).await;
+    let bed = Bed::new("alibaba").await;
+    let broken = bed.error(500, "x-acs-retry-after: 1500\r\n", "InternalError");
+    let told = [word(bed.list(broken.clone()).await), word(bed.create(broken).await)];
+    assert_eq!(told, ["throttled", "uncertain"]);
     for name in NAMES {
         check(name, |_| Play::answer(429, "retry-after: 7\r\n", "slowly"), Some(7000)).await;
         // A bad number must not stop us for good.
