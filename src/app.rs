@@ -2,6 +2,7 @@
 
 mod admin;
 mod certificates;
+mod clouds;
 
 use std::fmt;
 use std::io;
@@ -30,6 +31,7 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use admin::{AdminFace, Core};
 use certificates::{Certificates, Watched};
+use clouds::CloudSource;
 
 /// The running product. Must be made and used within a tokio runtime.
 pub struct App {
@@ -42,6 +44,7 @@ pub struct App {
     admin: Option<AdminFace>,
     ops: Option<OpsFace>,
     driver: Option<Driver>,
+    cloud: Option<CloudSource>,
     certificates: Arc<Certificates>,
     minder: Minder,
     log_end: Receiver<()>,
@@ -118,7 +121,10 @@ impl App {
             }
             None => None,
         };
-        let feed = feed(&config, core.as_ref(), &clock, &metrics)?;
+        let (cloud, feed) = match CloudSource::start(&config, &clock, &metrics).await? {
+            Some((cloud, feed)) => (Some(cloud), Some(feed)),
+            None => (None, feed(&config, core.as_ref(), &clock, &metrics)?),
+        };
         // There is no worker to wait for until the proxy is there.
         let workers: Arc<OnceLock<Round>> = Arc::default();
         let round = || {
@@ -177,6 +183,7 @@ impl App {
             admin,
             ops,
             driver,
+            cloud,
             certificates,
             minder,
             log_end,
@@ -313,6 +320,9 @@ impl App {
         if let Some(driver) = self.driver {
             driver.stop();
         }
+        if let Some(cloud) = self.cloud {
+            cloud.stop().await;
+        }
         if let Some(admin) = self.admin {
             admin.stop().await;
         }
@@ -348,7 +358,7 @@ fn feed(
     metrics: &Arc<Metrics>,
 ) -> Result<Option<Arc<dyn Feed>>, Failure> {
     Ok(match config.credentials.source {
-        Source::File => None,
+        Source::File | Source::Tencent | Source::Alibaba => None,
         Source::Embedded => {
             let core = core.expect("a checked config has an admin section");
             let (store, replicas) = (Arc::clone(&core.store), Arc::clone(&core.replicas));

@@ -5,6 +5,7 @@ mod access;
 pub mod alibaba;
 pub mod face;
 pub mod keys;
+pub mod mirror;
 pub mod native;
 pub(crate) mod rules;
 mod signed;
@@ -13,7 +14,7 @@ pub mod tencent;
 mod testing;
 pub mod tokens;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -30,15 +31,17 @@ use crate::credential::{
     Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
 };
 use crate::server::ClientCertificate;
+use crate::source::cloud::CloudSecret;
 use crate::store::replicas::{Future, Receipt, ReplicaState, Replicas};
 use crate::store::{
-    AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Nonce, Order, Origin, Record, Records,
-    Store, View, WriteError, Written,
+    AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Nonce, Order, Origin, Provider, Record,
+    Records, Store, View, WriteError, Written,
 };
 use crate::telemetry::metrics::Metrics;
 pub use access::Caller;
 use access::Right;
 pub use keys::AccessKeys;
+use mirror::{Mirror, Wish};
 pub use rules::Overlap;
 pub use tokens::{Rejected, Token, Tokens};
 
@@ -51,6 +54,8 @@ pub struct Service {
     limits: ArcSwap<AdminLimits>,
     /// Tenants that the config names: they cannot be deleted.
     configured: ArcSwap<HashSet<TenantId>>,
+    /// Tenants that are a cloud's.
+    mirrors: OnceLock<HashMap<TenantId, Arc<Mirror>>>,
     /// When the present minute of failed logins began, and how many of it were audited.
     failures: Mutex<(Uptime, u32)>,
     clock: Clock,
@@ -84,6 +89,18 @@ pub enum Problem {
     DigestTaken(Option<PageKey>),
     LimitReached(Vec<Record>),
     Rotated(CredentialId),
+    /// The tenant is a cloud's: what it lacks there cannot be made here.
+    OwnedByCloud(Provider),
+    /// Its cloud did not do it.
+    CloudUnavailable {
+        what: String,
+        retry_after: Option<Duration>,
+    },
+    /// Its cloud may have made a credential whose token nobody will ever know: one of these.
+    CloudUncertain {
+        what: String,
+        candidates: Vec<Record>,
+    },
     /// There are too many replicas for one more.
     ReplicasLimited,
     /// Changes after a position are not to be had; list again.
@@ -120,8 +137,24 @@ pub enum Secret {
 /// What was made.
 pub struct Created {
     pub record: Record,
-    /// The token, if we made it.
-    pub secret: Option<MintedToken>,
+    /// The token, if it was made for this.
+    pub secret: Option<NewToken>,
+}
+
+/// A token that nobody has seen yet.
+pub enum NewToken {
+    Ours(MintedToken),
+    Cloud(CloudSecret),
+}
+
+impl NewToken {
+    /// To be shown once.
+    pub fn reveal(&self) -> &str {
+        match self {
+            Self::Ours(token) => token.reveal(),
+            Self::Cloud(secret) => secret.reveal(),
+        }
+    }
 }
 
 /// A change that was made, or was so already.
@@ -158,7 +191,30 @@ impl Service {
         let (limits, configured) = (ArcSwap::from_pointee(limits), ArcSwap::default());
         let failures = Mutex::new((clock.now().boot, 0));
         let keys = AccessKeys::default();
-        Self { store, replicas, tokens, keys, limits, configured, failures, clock, metrics }
+        let mirrors = OnceLock::new();
+        Self {
+            store,
+            replicas,
+            tokens,
+            keys,
+            limits,
+            configured,
+            mirrors,
+            failures,
+            clock,
+            metrics,
+        }
+    }
+
+    /// From now on the tenants of these are changed through them.
+    pub fn mirror(&self, mirrors: &[Arc<Mirror>]) {
+        let by_tenant = mirrors.iter().map(|it| (it.tenant().clone(), Arc::clone(it)));
+        let set = self.mirrors.set(by_tenant.collect());
+        assert!(set.is_ok(), "mirrors are made once");
+    }
+
+    fn mirror_of(&self, tenant: &TenantId) -> Option<Arc<Mirror>> {
+        self.mirrors.get()?.get(tenant).cloned()
     }
 
     pub fn tokens(&self) -> &Arc<Tokens> {
@@ -287,6 +343,14 @@ impl Service {
         status: Status,
     ) -> Result<Created, Problem> {
         caller.may_in(Right::Change, tenant)?;
+        if let Some(mirror) = self.mirror_of(tenant) {
+            if !matches!(secret, Secret::Mint) || status == Status::Disabled {
+                return Err(Problem::OwnedByCloud(mirror.provider()));
+            }
+            let wish = self.wish(caller, lifetime, label)?;
+            let audit = self.entry(caller, "credential.create", tenant, None);
+            return whole(async move { mirror.create(&wish, audit).await }).await;
+        }
         let (mut record, minted) = self.new_record(caller, tenant, lifetime, label, secret)?;
         record.credential.status = status;
         let action = if minted.is_some() { "credential.create" } else { "credential.enroll" };
@@ -297,7 +361,7 @@ impl Service {
         let written = self.write(tenant, Some(digest), false, audit, decide).await;
         let written = written.map_err(|problem| problem.seen_by(caller))?;
         let record = Record { revision: written.head.position.revision, ..record };
-        Ok(Created { record, secret: minted })
+        Ok(Created { record, secret: minted.map(NewToken::Ours) })
     }
 
     pub async fn rotate(
@@ -310,6 +374,12 @@ impl Service {
         let (tenant, id) = key;
         caller.may_in(Right::Change, tenant)?;
         let label = self.record(caller, key).await?.label;
+        if let Some(mirror) = self.mirror_of(tenant) {
+            let wish = self.wish(caller, lifetime, &label)?;
+            let audit = self.entry(caller, "credential.rotate", tenant, Some(id));
+            let id = id.clone();
+            return whole(async move { mirror.rotate(&id, overlap, &wish, audit).await }).await;
+        }
         let (record, secret) = self.new_record(caller, tenant, lifetime, &label, Secret::Mint)?;
         let leaked = if overlap == Overlap::Leaked { ", leaked" } else { "" };
         let audit = AuditEntry {
@@ -323,7 +393,7 @@ impl Service {
             Box::new(move |view: &View| rules::rotate(view, &old, &new, overlap, most, now));
         let written = self.write(tenant, Some(digest), false, audit, decide).await?;
         let record = Record { revision: written.head.position.revision, ..record };
-        Ok(Created { record, secret })
+        Ok(Created { record, secret: secret.map(NewToken::Ours) })
     }
 
     /// Changes status and label, together if both are named.
@@ -345,14 +415,77 @@ impl Service {
             None => "credential.label",
         };
         let id = key.1.clone();
+        if let Some(mirror) = self.mirror_of(&key.0) {
+            return self.patch_mirrored(&mirror, caller, key, patch, action).await;
+        }
         let decide = move |view: &View| rules::patch(view, &id, &patch);
         self.change(caller, key, action, restricts, decide).await
+    }
+
+    /// The label is ours, the status the cloud's too.
+    async fn patch_mirrored(
+        &self,
+        mirror: &Arc<Mirror>,
+        caller: &Caller,
+        key: &PageKey,
+        patch: Patch,
+        action: &'static str,
+    ) -> Result<Changed, Problem> {
+        let id = key.1.clone();
+        if patch.label.is_some() {
+            let label = Patch { status: None, ..patch.clone() };
+            let decide = move |view: &View| rules::patch(view, &id, &label);
+            self.change(caller, key, "credential.label", false, decide).await?;
+        }
+        if let Some(status) = patch.status {
+            let (mirror, id) = (Arc::clone(mirror), key.1.clone());
+            let audit = self.entry(caller, action, &key.0, Some(&id));
+            let changed = async move {
+                match status {
+                    Status::Disabled => mirror.disable(&id, audit).await,
+                    Status::Enabled => mirror.enable(&id, audit).await,
+                }
+            };
+            to_the_end(changed).await?;
+        }
+        let record = self.found(key).await?;
+        Ok(Changed { revision: self.store.head().await?.position.revision, record })
+    }
+
+    /// Learns the token of a credential that is a cloud's.
+    pub async fn enroll(
+        &self,
+        caller: &Caller,
+        key: &PageKey,
+        secret: Secret,
+    ) -> Result<Changed, Problem> {
+        let (tenant, id) = key;
+        caller.may_in(Right::Change, tenant)?;
+        self.declared(tenant).await?;
+        let Some(mirror) = self.mirror_of(tenant) else {
+            let what = "is of a credential that is ours: POST its tenant's credentials".to_owned();
+            return Err(Problem::Invalid { field: "id", what });
+        };
+        let (digest, hint) = told(secret)?;
+        let audit = self.entry(caller, "credential.enroll", tenant, Some(id));
+        let (named, by) = (id.clone(), caller.token.name.clone());
+        let enrolled =
+            to_the_end(async move { mirror.enroll(&named, digest, hint, by, audit).await });
+        enrolled.await.map_err(|problem| problem.seen_by(caller))?;
+        let record = self.found(key).await?;
+        Ok(Changed { revision: self.store.head().await?.position.revision, record })
     }
 
     pub async fn delete(&self, caller: &Caller, key: &PageKey) -> Result<Revision, Problem> {
         let (tenant, id) = key;
         caller.may_in(Right::Change, tenant)?;
         let audit = self.entry(caller, "credential.delete", tenant, Some(id));
+        if let Some(mirror) = self.mirror_of(tenant) {
+            let id = id.clone();
+            self.found(key).await?;
+            to_the_end(async move { mirror.delete(&id, audit).await }).await?;
+            return Ok(self.store.head().await?.position.revision);
+        }
         let gone = id.clone();
         let decide = Box::new(move |view: &View| rules::delete(view, &gone));
         let written = self.write(tenant, None, true, audit, decide).await?;
@@ -362,14 +495,24 @@ impl Service {
     pub async fn record(&self, caller: &Caller, key: &PageKey) -> Result<Record, Problem> {
         caller.may_in(Right::See, &key.0)?;
         self.declared(&key.0).await?;
-        let record = self.store.record(key).await?;
+        self.found(key).await
+    }
+
+    async fn found(&self, key: &PageKey) -> Result<Record, Problem> {
+        let record = match self.mirror_of(&key.0) {
+            Some(mirror) => mirror.record(&key.1).await?,
+            None => self.store.record(key).await?,
+        };
         record.ok_or_else(|| Problem::CredentialUnknown(key.1.clone()))
     }
 
     pub async fn records(&self, caller: &Caller, filter: &Filter) -> Result<Records, Problem> {
         caller.may_in(Right::See, &filter.tenant)?;
         self.declared(&filter.tenant).await?;
-        Ok(self.store.records(filter).await?)
+        match self.mirror_of(&filter.tenant) {
+            Some(mirror) => Ok(filter.of(mirror.all().await?)),
+            None => Ok(self.store.records(filter).await?),
+        }
     }
 
     // Tenants.
@@ -595,6 +738,15 @@ impl Service {
 
     // What these lean on.
 
+    fn wish(&self, caller: &Caller, lifetime: Lifetime, label: &str) -> Result<Wish, Problem> {
+        let now = self.clock.now().wall;
+        Ok(Wish {
+            lifetime: self.end(lifetime, false, now)?.since(now),
+            label: rules::checked_label(label)?.to_owned(),
+            by: caller.token.name.clone(),
+        })
+    }
+
     fn new_record(
         &self,
         caller: &Caller,
@@ -611,12 +763,10 @@ impl Service {
                 let token = MintedToken::mint();
                 (token.digest(), Some(rules::hint(token.reveal())), Some(token))
             }
-            Secret::Known(text) => (rules::strong(&text)?, Some(rules::hint(&text)), None),
-            Secret::Digest(digest) if digest == TokenDigest::of(b"") => {
-                let what = "is the digest of an empty text: the variable was not set".to_owned();
-                return Err(Problem::Invalid { field: "digest", what });
+            known => {
+                let (digest, hint) = told(known)?;
+                (digest, hint, None)
             }
-            Secret::Digest(digest) => (digest, None, None),
         };
         let credential = Credential {
             id: CredentialId::random(),
@@ -823,6 +973,38 @@ impl Service {
             detail: String::new(),
         }
     }
+}
+
+/// The digest of a token that somebody has, and what people may see of it.
+fn told(secret: Secret) -> Result<(TokenDigest, Option<String>), Problem> {
+    match secret {
+        Secret::Known(text) => Ok((rules::strong(&text)?, Some(rules::hint(&text)))),
+        Secret::Digest(digest) if digest != TokenDigest::of(b"") => Ok((digest, None)),
+        Secret::Digest(_) => {
+            let what = "is the digest of an empty text: the variable was not set".to_owned();
+            Err(Problem::Invalid { field: "digest", what })
+        }
+        Secret::Mint => {
+            let what = "is missing: name `digest` or `secret`".to_owned();
+            Err(Problem::Invalid { field: "digest", what })
+        }
+    }
+}
+
+/// Goes on also when nobody waits for the answer any more: what was begun in a cloud is to be known
+/// here.
+async fn to_the_end<T: Send + 'static>(
+    work: impl std::future::Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let gone = |_| Problem::StoreFailed("the process is about to end".to_owned());
+    tokio::spawn(work).await.map_err(gone)?
+}
+
+async fn whole(
+    work: impl std::future::Future<Output = Result<(Record, CloudSecret), Problem>> + Send + 'static,
+) -> Result<Created, Problem> {
+    let (record, secret) = to_the_end(work).await?;
+    Ok(Created { record, secret: Some(NewToken::Cloud(secret)) })
 }
 
 /// Keys that are kept of one replica: as many as it tells, and a person reads.

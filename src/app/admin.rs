@@ -8,12 +8,14 @@ use arc_swap::ArcSwap;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::clouds::cloud;
 use super::{Failure, tell_listening};
 use crate::admin::face::AdminApi;
+use crate::admin::mirror::Mirror;
 use crate::admin::{AccessKeys, Service, Tokens, keys, tokens};
 use crate::clock::Clock;
 use crate::config::value::{RouteTenant, Size, Span};
-use crate::config::{Admin, Config, Limits};
+use crate::config::{self, Admin, Config, Limits};
 use crate::credential::TenantId;
 use crate::server::{Acceptor, Face, Listener, Tls, Transport};
 use crate::store::Store;
@@ -26,6 +28,7 @@ pub struct Core {
     pub store: Arc<dyn Store>,
     pub replicas: Arc<Replicas>,
     service: Arc<Service>,
+    mirrors: Vec<Arc<Mirror>>,
 }
 
 impl Core {
@@ -75,8 +78,10 @@ impl Core {
         let tenants = tenants(config, admin);
         service.declare(&tenants).await.map_err(of_store)?;
         service.configure(&admin.limits, tenants);
+        let mirrors = mirrors(admin, &store, &replicas, clock, metrics)?;
+        service.mirror(&mirrors);
         service.keys().configure(keys);
-        Ok(Self { store, replicas, service: Arc::new(service) })
+        Ok(Self { store, replicas, service: Arc::new(service), mirrors })
     }
 }
 
@@ -98,7 +103,28 @@ fn tenants(config: &Config, admin: &Admin) -> HashSet<TenantId> {
         RouteTenant::One(tenant) => Some(tenant.clone()),
         RouteTenant::ByPath => None,
     });
-    admin.tenants.iter().map(|tenant| tenant.0.clone()).chain(routed).collect()
+    let mirrored = admin.mirror.iter().filter_map(|it| it.tenant());
+    let named = admin.tenants.iter().chain(mirrored).map(|tenant| tenant.0.clone());
+    named.chain(routed).collect()
+}
+
+/// The mirrors of a config, before they begin.
+fn mirrors(
+    admin: &Admin,
+    store: &Arc<dyn Store>,
+    replicas: &Arc<Replicas>,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Arc<Mirror>>, Failure> {
+    let mirror = |(index, config): (usize, &config::Mirrored)| {
+        let failed = |what| Failure(format!("admin.mirror[{index}]: {what}"));
+        let (tencent, alibaba) = (config.tencent.as_ref(), config.alibaba.as_ref());
+        let (cloud, provider) = cloud(tencent, alibaba, clock, metrics).map_err(failed)?;
+        let (store, replicas) = (Arc::clone(store), Arc::clone(replicas));
+        let (clock, metrics) = (clock.clone(), Arc::clone(metrics));
+        Ok(Mirror::new(cloud, provider, config.interval.0, store, replicas, clock, metrics))
+    };
+    admin.mirror.iter().enumerate().map(mirror).collect()
 }
 
 /// The longest that a process which we follow may take to drain.
@@ -113,6 +139,7 @@ pub struct AdminFace {
     /// Ends streams and long waits.
     leaving: CancellationToken,
     keeper: JoinHandle<()>,
+    mirrors: Vec<JoinHandle<()>>,
 }
 
 /// A config of the admin API that was read and may be put into force.
@@ -156,7 +183,10 @@ impl AdminFace {
             Arc::clone(&core.replicas),
             Arc::clone(metrics),
         ));
-        Self { core, face, acceptor, leaving, keeper }
+        let run =
+            |mirror: &Arc<Mirror>| tokio::spawn(Arc::clone(mirror).run(None, leaving.clone()));
+        let mirrors = core.mirrors.iter().map(run).collect();
+        Self { core, face, acceptor, leaving, keeper, mirrors }
     }
 
     /// Does what can fail: reads the tokens and keys that a new config names, and declares its tenants,
@@ -189,6 +219,9 @@ impl AdminFace {
     pub async fn stop(self) {
         self.leaving.cancel();
         self.keeper.abort();
+        for mirror in self.mirrors {
+            let _ = mirror.await;
+        }
         self.face.end([self.acceptor]).await;
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cloud::{Alibaba, Tencent};
 use super::tls::Tls;
 use super::value::{
     Address, AdminUrl, Instant, SecretRef, Span, StoreRef, TenantName, TimeOffset, rebase,
@@ -69,6 +70,11 @@ pub struct Admin {
     /// Who may use the API by a certificate instead of a token. Needs `tls` with `client_ca`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<AdminCertificate>,
+    /// Zones and directories of clouds that are followed into the store, so that proxies follow it and
+    /// the clouds see one who asks. Their credentials are created and changed there. A change needs
+    /// a restart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror: Vec<Mirrored>,
     /// Who may use the API with the SDKs of Tencent Cloud and Alibaba Cloud, which sign requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub access_keys: Vec<AccessKey>,
@@ -78,6 +84,32 @@ pub struct Admin {
     pub tencent_time_offset: TimeOffset,
     #[serde(default)]
     pub limits: AdminLimits,
+}
+
+/// One zone or directory: either `tencent` or `alibaba`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mirrored {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tencent: Option<Tencent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alibaba: Option<Alibaba>,
+    /// Between two listings. A token that is disabled in the cloud is refused that much later at the
+    /// latest. Default: 30 seconds.
+    #[serde(default = "Mirrored::default_interval")]
+    pub interval: Span,
+}
+
+impl Mirrored {
+    /// Of a checked config.
+    pub fn tenant(&self) -> Option<&TenantName> {
+        let zone = self.tencent.as_ref().map(|it| &it.zone_id);
+        zone.or(self.alibaba.as_ref().map(|it| &it.directory_id))
+    }
+
+    fn default_interval() -> Span {
+        Span::seconds(30)
+    }
 }
 
 /// A named token for the admin API. The file is watched.
@@ -209,6 +241,10 @@ impl Admin {
             tls.rebase(directory);
         }
         self.tokens.iter_mut().for_each(|token| token.token.rebase(directory));
+        for mirror in &mut self.mirror {
+            mirror.tencent.iter_mut().for_each(|it| it.rebase(directory));
+            mirror.alibaba.iter_mut().for_each(|it| it.rebase(directory));
+        }
         self.access_keys.iter_mut().for_each(|key| key.secret.rebase(directory));
     }
 }

@@ -327,6 +327,7 @@ fn check_admin(admin: &Admin, faults: &mut Faults) {
         );
     }
     check_access_keys(admin, faults);
+    check_mirrors(admin, faults);
     let limits = &admin.limits;
     faults.add_if(
         !(1..=10_000).contains(&limits.credentials_per_tenant),
@@ -413,10 +414,24 @@ fn check_credentials(config: &Config, faults: &mut Faults) {
             "is no history's id: the log and `source accept` name it",
         );
     }
+    faults.add_if(
+        credentials.source == Source::Tencent && credentials.tencent.is_none(),
+        "credentials.tencent",
+        "is missing: add the section with zone_id, secret_id, secret_key and enrolment",
+    );
+    faults.add_if(
+        credentials.source == Source::Alibaba && credentials.alibaba.is_none(),
+        "credentials.alibaba",
+        "is missing: add the section with directory_id, access_key_id, access_key_secret and enrolment",
+    );
     if let Some(tencent) = &credentials.tencent {
+        let lacks = credentials.source == Source::Tencent && tencent.enrolment.is_none();
+        faults.add_if(lacks, "credentials.tencent.enrolment", NO_ENROLMENT);
         check_tencent(tencent, "credentials.tencent", faults);
     }
     if let Some(alibaba) = &credentials.alibaba {
+        let lacks = credentials.source == Source::Alibaba && alibaba.enrolment.is_none();
+        faults.add_if(lacks, "credentials.alibaba.enrolment", NO_ENROLMENT);
         check_alibaba(alibaba, "credentials.alibaba", faults);
     }
     faults.add_if(
@@ -435,6 +450,38 @@ fn check_credentials(config: &Config, faults: &mut Faults) {
             format!("credentials.max_stale.{key}"),
             "is shorter than refresh, so good tokens would be refused between two of them: make it longer",
         );
+    }
+}
+
+const NO_ENROLMENT: &str = "is missing: the cloud tells no digests, so name the file that has them";
+
+fn check_mirrors(admin: &Admin, faults: &mut Faults) {
+    for (index, mirror) in admin.mirror.iter().enumerate() {
+        let place = format!("admin.mirror[{index}]");
+        faults.add_if(
+            mirror.tencent.is_some() == mirror.alibaba.is_some(),
+            &place,
+            "must be one zone or one directory: write either tencent or alibaba",
+        );
+        positive(mirror.interval, &format!("{place}.interval"), faults);
+        at_most(mirror.interval, DAY, &format!("{place}.interval"), faults);
+        let twin = admin.mirror[..index].iter().any(|other| other.tenant() == mirror.tenant());
+        faults.add_if(twin, &place, "is mirrored twice: take one out");
+        let enrolments = [
+            mirror.tencent.as_ref().and_then(|it| it.enrolment.as_ref()),
+            mirror.alibaba.as_ref().and_then(|it| it.enrolment.as_ref()),
+        ];
+        faults.add_if(
+            enrolments.iter().any(Option::is_some),
+            &place,
+            "has an enrolment file, and the store keeps enrolments here: take it out",
+        );
+        if let Some(tencent) = &mirror.tencent {
+            check_tencent(tencent, &format!("{place}.tencent"), faults);
+        }
+        if let Some(alibaba) = &mirror.alibaba {
+            check_alibaba(alibaba, &format!("{place}.alibaba"), faults);
+        }
     }
 }
 
@@ -525,7 +572,9 @@ ops: { listen: 127.0.0.1:9090 }
         check(
             "source: file",
             "source: etcd",
-            &["credentials.source: this does not belong here: write one of embedded, native, file"],
+            &[
+                "credentials.source: this does not belong here: write one of embedded, native, tencent, alibaba, file",
+            ],
         );
         check("- tenant: z-1", "- tenant: 7", &["proxy.routes[0].tenant: write a tenant id"]);
     }

@@ -15,7 +15,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use admin::{
-    AccessKey, Admin, AdminCertificate, AdminLimits, AdminToken, Mode, Native, Replica, Role,
+    AccessKey, Admin, AdminCertificate, AdminLimits, AdminToken, Mirrored, Mode, Native, Replica,
+    Role,
 };
 pub use cloud::{Alibaba, Tencent};
 use schemars::JsonSchema;
@@ -316,6 +317,10 @@ pub enum Source {
     Embedded,
     /// The admin API of another process.
     Native,
+    /// A zone of Tencent Cloud Organization.
+    Tencent,
+    /// A directory of Alibaba Cloud CloudSSO.
+    Alibaba,
     File,
 }
 
@@ -324,6 +329,8 @@ impl Source {
         match self {
             Self::Embedded => "embedded",
             Self::Native => "native",
+            Self::Tencent => "tencent",
+            Self::Alibaba => "alibaba",
             Self::File => "file",
         }
     }
@@ -516,6 +523,11 @@ impl Config {
             ("admin (as a whole section)", self.admin.is_some() != other.admin.is_some()),
             ("admin.listen", admin(self, other, |admin| &admin.listen)),
             ("admin.store", admin(self, other, |admin| &admin.store)),
+            (
+                "admin.mirror",
+                self.admin.as_ref().map(|it| &it.mirror)
+                    != other.admin.as_ref().map(|it| &it.mirror),
+            ),
             ("admin.tencent_time_offset", admin(self, other, |admin| &admin.tencent_time_offset)),
             ("replica", self.replica != other.replica),
             ("ops", self.ops != other.ops),

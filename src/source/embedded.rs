@@ -13,6 +13,9 @@ use crate::store::replicas::Replicas;
 use crate::store::{Failed, Record, Store};
 
 pub struct Embedded {
+    name: &'static str,
+    /// Whether nothing is known before every mirror has read its cloud.
+    waits: bool,
     store: Arc<dyn Store>,
     replicas: Arc<Replicas>,
     clock: Clock,
@@ -20,7 +23,18 @@ pub struct Embedded {
 
 impl Embedded {
     pub fn new(store: Arc<dyn Store>, replicas: Arc<Replicas>, clock: Clock) -> Self {
-        Self { store, replicas, clock }
+        Self { name: "embedded", waits: false, store, replicas, clock }
+    }
+
+    /// Of a store that holds nothing but what a cloud's mirror puts there. Before that has read its
+    /// cloud nobody can say who is to be let in, and who is not.
+    pub fn of_cloud(
+        name: &'static str,
+        store: Arc<dyn Store>,
+        replicas: Arc<Replicas>,
+        clock: Clock,
+    ) -> Self {
+        Self { name, waits: true, store, replicas, clock }
     }
 }
 
@@ -33,11 +47,14 @@ impl From<Failed> for FeedError {
 #[async_trait]
 impl Feed for Embedded {
     fn name(&self) -> &'static str {
-        "embedded"
+        self.name
     }
 
     async fn report(&self, report: &Report) -> Result<Heard, FeedError> {
         let now = self.clock.now();
+        if self.waits && self.replicas.lags.at(&now).iter().any(|lag| lag.age.is_none()) {
+            return Err(FeedError::Unreachable("it was not read yet".to_owned()));
+        }
         Ok(self.replicas.report(INSTANCE, report.clone(), &now).await?)
     }
 

@@ -272,6 +272,19 @@ pub struct Filter {
     pub rows: usize,
 }
 
+impl Filter {
+    /// What it lets through of a tenant's records, which are sorted by id.
+    pub fn of(&self, mut records: Vec<Record>) -> Records {
+        records.retain(|record| self.expires_by.is_none_or(|time| record.expires_by(time)));
+        let total = records.len();
+        records.retain(|it| self.after.as_ref().is_none_or(|after| it.credential.id > *after));
+        let more = records.len() > self.rows;
+        records.truncate(self.rows);
+        let next = records.last().filter(|_| more).map(|last| last.credential.id.clone());
+        Records { records, total, next }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Records {
     pub records: Vec<Record>,

@@ -6,5 +6,5 @@ mod bed;
 mod life;
 mod lineage;
 mod outage;
-mod relay;
+pub mod relay;
 mod revocation;

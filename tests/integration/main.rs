@@ -22,6 +22,7 @@ mod hygiene;
 mod ledger;
 mod lifecycle;
 mod load;
+mod mirror;
 mod races;
 mod refusals;
 mod secrecy;

@@ -15,8 +15,8 @@ use crate::guard::wait_for;
 use crate::http::{Client, Reply};
 use crate::ledger::LIMIT;
 
-const KEYS: [(&str, &str); 2] = [("AKIDoperator", "operator"), ("AKIDreader", "reader")];
-const SECRET: &str = "planted-access-key-secret";
+pub const KEYS: [(&str, &str); 2] = [("AKIDoperator", "operator"), ("AKIDreader", "reader")];
+pub const SECRET: &str = "planted-access-key-secret";
 
 /// A process with access keys, whose admin API an operator can ask natively too.
 struct Bed {
@@ -53,7 +53,7 @@ impl Bed {
     }
 }
 
-fn with_keys(config: &str, keys: &[(&str, &str)]) -> String {
+pub fn with_keys(config: &str, keys: &[(&str, &str)]) -> String {
     let keys = keys.iter().map(|(id, role)| {
         format!("    - {{ id: {id}, secret: 'file:key.secret', role: {role} }}\n")
     });

@@ -101,6 +101,10 @@ const MISMATCH: &str = "Specified signature is not matched with our calculation.
 impl From<Problem> for Fault {
     fn from(problem: Problem) -> Self {
         match problem {
+            Problem::CloudUnavailable { what, .. } | Problem::CloudUncertain { what, .. } => {
+                let told = format!("The mirrored cloud did not do it: {what}.");
+                Self::new(503, "ServiceUnavailable", told)
+            }
             Problem::Unauthenticated => {
                 let told = "Specified access key is not found.";
                 Self::new(404, "InvalidAccessKeyId.NotFound", told)
@@ -135,6 +139,7 @@ impl From<Problem> for Fault {
             | Problem::TenantConfigured
             | Problem::RevisionUnknown { .. }
             | Problem::Rotated(_)
+            | Problem::OwnedByCloud(_)
             | Problem::ReplicasLimited
             | Problem::Gone(_)) => {
                 let fault = Self::new(500, "InternalError", "Something went wrong here.");

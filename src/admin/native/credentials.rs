@@ -51,8 +51,11 @@ pub struct NewCredentialJson {
         (status = 201, body = CreatedJson, description = "Made; the token is shown this once.",
             headers(("Location"), ("Scim-Guard-Revision" = u64))),
         (status = 404, description = "`tenant_unknown`"),
-        (status = 409, description = "`limit_reached` with `credentials`, or \
-            `digest_taken` with `owner` if you may see it"),
+        (status = 409, description = "`limit_reached` with `credentials`, `digest_taken` with \
+            `owner` if you may see it, or `owned_by_cloud`"),
+        (status = 503, description = "`cloud_unavailable`, with `Retry-After`"),
+        (status = 504, description = "`cloud_uncertain`: one of `candidates` may have been made, and \
+            nobody knows its token"),
     )
 )]
 pub async fn create_credential(
@@ -63,17 +66,61 @@ pub async fn create_credential(
 ) -> Result<Response, Fault> {
     let lifetime = lifetime(&mut members)?;
     let label = members.text("label")?.unwrap_or_default();
-    let secret = match (members.text("secret")?, members.digest("digest")?) {
-        (None, None) => Secret::Mint,
-        (Some(secret), None) => Secret::Known(secret),
-        (None, Some(digest)) => Secret::Digest(digest),
-        (Some(_), Some(_)) => return Err(Fault::invalid("digest", "cannot stand with `secret`")),
-    };
+    let secret = secret(&mut members)?;
     let status = members.status("status")?.unwrap_or(Status::Enabled);
     members.end()?;
     let service = &shared.service;
     let created = service.create(&caller, &tenant, lifetime, &label, secret, status).await?;
     Ok(shown_once(&created))
+}
+
+/// The token that is told, or that one is to be made.
+fn secret(members: &mut Members) -> Result<Secret, Fault> {
+    match (members.text("secret")?, members.digest("digest")?) {
+        (None, None) => Ok(Secret::Mint),
+        (Some(secret), None) => Ok(Secret::Known(secret)),
+        (None, Some(digest)) => Ok(Secret::Digest(digest)),
+        (Some(_), Some(_)) => Err(Fault::invalid("digest", "cannot stand with `secret`")),
+    }
+}
+
+/// The token of a credential that is a cloud's.
+#[derive(ToSchema)]
+#[schema(as = Enrolment)]
+#[expect(dead_code, reason = "it describes what `Members` reads one by one")]
+pub struct EnrolmentJson {
+    /// By its value.
+    #[schema(nullable = false)]
+    secret: Option<String>,
+    /// By its SHA-256: `sha256:` and 64 hexadecimal digits.
+    #[schema(nullable = false)]
+    digest: Option<String>,
+}
+
+/// Tells the token of a mirrored credential, which its cloud keeps to itself.
+#[utoipa::path(
+    put, path = "/v1/tenants/{tenant}/credentials/{id}/digest", tag = "credentials",
+    params(OfCredential),
+    request_body = EnrolmentJson,
+    responses(
+        (status = 200, body = CredentialJson, description = "As it is from then on.",
+            headers(("Scim-Guard-Revision" = u64))),
+        (status = 404, description = "`tenant_unknown`, `credential_unknown`: its cloud does not \
+            list it"),
+        (status = 409, description = "`digest_taken` with `owner` if you may see it"),
+        (status = 503, description = "`cloud_unavailable`, with `Retry-After`"),
+    )
+)]
+pub async fn put_digest(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    path: OfCredential,
+    mut members: Members,
+) -> Result<Response, Fault> {
+    let secret = secret(&mut members)?;
+    members.end()?;
+    let changed = shared.service.enroll(&caller, &path.key(), secret).await?;
+    Ok(revised(changed.revision, Json(CredentialJson::from(&changed.record))))
 }
 
 /// Lists a tenant's credentials.

@@ -110,6 +110,7 @@ fn operations() -> OpenApiRouter<Arc<Shared>> {
             credentials::delete_credential
         ))
         .routes(routes!(credentials::rotate_credential))
+        .routes(routes!(credentials::put_digest))
         .routes(routes!(tenants::list_tenants))
         .routes(routes!(tenants::show_tenant, tenants::put_tenant, tenants::delete_tenant))
         .routes(routes!(tenants::show_synchronization, tenants::put_synchronization))

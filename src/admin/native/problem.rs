@@ -50,6 +50,7 @@ const TENANT_IN_USE: Kind = Kind(409, "tenant_in_use", "The tenant still has cre
 const TENANT_CONFIGURED: Kind = Kind(409, "tenant_configured", "The config names the tenant");
 const DIGEST_TAKEN: Kind = Kind(409, "digest_taken", "The token belongs to a credential already");
 const LIMIT_REACHED: Kind = Kind(409, "limit_reached", "The tenant has no place left");
+const OWNED_BY_CLOUD: Kind = Kind(409, "owned_by_cloud", "The tenant's credentials are a cloud's");
 const ROTATED: Kind = Kind(409, "rotated", "The credential was rotated before");
 const CHANGES_COMPACTED: Kind =
     Kind(410, "changes_compacted", "The changes after this position are not kept any more");
@@ -60,6 +61,8 @@ pub const HEAD_TOO_LARGE: Kind = Kind(431, "head_too_large", "The request's head
 pub const MEDIA_TYPE: Kind = Kind(415, "media_type_unsupported", "The body is not JSON");
 const LOGINS_LIMITED: Kind = Kind(429, "logins_limited", "Too many failed logins");
 const INTERNAL: Kind = Kind(500, "internal", "Something went wrong here");
+const CLOUD_UNAVAILABLE: Kind = Kind(503, "cloud_unavailable", "The cloud did not do it");
+const CLOUD_UNCERTAIN: Kind = Kind(504, "cloud_uncertain", "The cloud may have done it");
 const REPLICAS_LIMITED: Kind = Kind(503, "replicas_limited", "There are too many replicas");
 const STORE_FULL: Kind = Kind(503, "store_full", "The store has no room");
 const STORE_FAILED: Kind = Kind(503, "store_failed", "The store does not work");
@@ -235,6 +238,19 @@ impl From<Problem> for Fault {
                 format!("{successor} has taken its place: rotate that one, or delete it first"),
             )
             .with("successor", successor.as_str()),
+            Problem::OwnedByCloud(provider) => Self::new(
+                &OWNED_BY_CLOUD,
+                format!(
+                    "the tenant's credentials are {}'s: create one without a token, or tell the token \
+                     of one that is there with PUT .../credentials/ID/digest",
+                    provider.as_str()
+                ),
+            ),
+            Problem::CloudUnavailable { what, retry_after } => {
+                let seconds = retry_after.map_or(5, |wait| wait.as_secs().max(1));
+                Self::new(&CLOUD_UNAVAILABLE, what).retry_after(seconds)
+            }
+            Problem::CloudUncertain { what, candidates } => cloud_uncertain(&what, &candidates),
             Problem::ReplicasLimited => Self::new(
                 &REPLICAS_LIMITED,
                 format!(
@@ -274,6 +290,23 @@ fn digest_taken(owner: Option<KeyJson>) -> Fault {
         }
         None => Fault::new(&DIGEST_TAKEN, "a token opens one tenant only: use another one"),
     }
+}
+
+/// The cloud may have done it, and its answer is lost.
+fn cloud_uncertain(what: &str, candidates: &[Record]) -> Fault {
+    let ids: Vec<_> = candidates.iter().map(|it| it.credential.id.as_str()).collect();
+    let these = match ids.as_slice() {
+        [] => "it lists none that is new: try again in a while".to_owned(),
+        ids => format!(
+            "nobody knows the tokens of {}: delete the one that was made just now, and create \
+             another",
+            ids.join(", ")
+        ),
+    };
+    let views = candidates.iter().map(CredentialJson::from);
+    let views = views.map(|view| serde_json::to_value(view).expect("plain values"));
+    Fault::new(&CLOUD_UNCERTAIN, format!("{what}; {these}"))
+        .with("candidates", views.collect::<Vec<_>>())
 }
 
 fn limit_reached(records: &[Record]) -> Fault {

@@ -69,6 +69,9 @@ impl From<signature::Fault> for Fault {
 impl From<Problem> for Fault {
     fn from(problem: Problem) -> Self {
         match problem {
+            Problem::CloudUnavailable { what, .. } | Problem::CloudUncertain { what, .. } => {
+                Self::new("InternalError", format!("The mirrored cloud did not do it: {what}."))
+            }
             Problem::Unauthenticated => {
                 Self::new("AuthFailure.SecretIdNotFound", "The SecretId is not found.")
             }
@@ -109,6 +112,7 @@ impl From<Problem> for Fault {
             | Problem::TenantConfigured
             | Problem::RevisionUnknown { .. }
             | Problem::Rotated(_)
+            | Problem::OwnedByCloud(_)
             | Problem::ReplicasLimited
             | Problem::Gone(_)) => {
                 let fault = Self::new("InternalError", "Something went wrong here.");

@@ -19,6 +19,8 @@ pub enum Flow {
     Stalled,
     /// Streams are silent, and other answers come back.
     StreamsStalled,
+    /// Requests arrive, and their answers are lost.
+    AnswersLost,
 }
 
 #[derive(Clone)]
@@ -94,6 +96,11 @@ impl Relay {
         self.shared.state().target = target;
     }
 
+    /// All requests so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.shared.seen.lock().expect("not poisoned").clone()
+    }
+
     /// How many requests have begun so; streams are not among them.
     pub fn count(&self, beginning: &str) -> usize {
         let seen = self.shared.seen.lock().expect("not poisoned");
@@ -141,7 +148,8 @@ impl Shared {
     fn answer(&self, line: &Line) {
         let mut buffer = [0; 65_536];
         while let Ok(bytes @ 1..) = (&line.far).read(&mut buffer) {
-            if !self.passes(line) || (&line.near).write_all(&buffer[..bytes]).is_err() {
+            let lost = self.state().flow == Flow::AnswersLost;
+            if lost || !self.passes(line) || (&line.near).write_all(&buffer[..bytes]).is_err() {
                 return;
             }
         }
