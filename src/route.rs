@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -11,7 +10,7 @@ use http::{Method, Version, header};
 
 use crate::authority::Access;
 use crate::config::Route as RouteConfig;
-use crate::config::value::{HostName, RoutePath, RouteTenant, Segment};
+use crate::config::value::{HostName, RoutePath, RouteTenant, Segment, host_name};
 use crate::credential::TenantId;
 
 /// What a request is aimed at.
@@ -106,32 +105,6 @@ fn host(request: &Parts) -> Result<Option<&str>, Unclear> {
             text.map(Some).ok_or(Unclear::Framing("the Host header is malformed"))
         }
     }
-}
-
-/// The name or address in a `Host` header, without the port and without the dot that ends an
-/// absolute name; `None` if it is not well-formed (RFC 9110 section 7.2).
-pub fn host_name(text: &str) -> Option<&str> {
-    let (name, port) = match text.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => (name, port),
-        _ => (text, ""),
-    };
-    let port_fits = port.bytes().all(|byte| byte.is_ascii_digit()) && port.len() <= 5;
-    let name_fits = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => has_labels(name.strip_suffix('.').unwrap_or(name)),
-    };
-    (port_fits && name_fits).then(|| name.strip_suffix('.').unwrap_or(name))
-}
-
-/// Whether it is one label or more with dots between them.
-fn has_labels(name: &str) -> bool {
-    let mut before = b'.';
-    name.bytes().all(|byte| {
-        let follows = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        let fits = follows || (byte == b'.' && before != b'.');
-        before = byte;
-        fits
-    }) && before != b'.'
 }
 
 /// As a backend behind another proxy may read it.

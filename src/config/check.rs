@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 
 use super::tls::Tls;
-use super::value::{AdminUrl, ListenAddress, Location, RouteTenant, Segment, Span};
+use super::value::{AdminUrl, ListenAddress, Location, RouteTenant, Segment, Span, host_name};
 use super::yaml::Fault;
 use super::{Admin, Alibaba, Config, Limits, Proxy, Role, Route, Source, Tencent, Upstream};
 use crate::credential::feed::History;
@@ -118,6 +118,12 @@ fn check_tls(tls: &Tls, place: &str, faults: &mut Faults) {
 
 fn check_route(route: &Route, place: &str, faults: &mut Faults) {
     let (by_path, named) = (route.tenant == RouteTenant::ByPath, route.path.tenants());
+    let host = route.host.as_ref().map(|host| host.as_str());
+    faults.add_if(
+        host.is_some_and(|host| host_name(host) != Some(host)),
+        format!("{place}.host"),
+        "is no host that a request can name: write it without a dot at its end, such as scim.example.com",
+    );
     faults.add_if(
         by_path && named == 0,
         format!("{place}.path"),
@@ -575,6 +581,16 @@ ops: { listen: 127.0.0.1:9090 }
             &[
                 "credentials.source: this does not belong here: write one of embedded, native, tencent, alibaba, file",
             ],
+        );
+        check(
+            "- tenant: z-1",
+            "- host: a.\n      tenant: z-1",
+            &["proxy.routes[0].host: is no host"],
+        );
+        check(
+            "- tenant: z-1",
+            "- host: '[a]'\n      tenant: z-1",
+            &["proxy.routes[0].host: is no"],
         );
         check("- tenant: z-1", "- tenant: 7", &["proxy.routes[0].tenant: write a tenant id"]);
     }

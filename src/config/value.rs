@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -315,6 +315,32 @@ written_as_text!(
     "a host name without scheme and port, such as scim.example.com",
     "^[A-Za-z0-9.\\-_:\\[\\]]+$"
 );
+
+/// The name or address in a `Host` header, without the port and without the dot that ends an
+/// absolute name; `None` if it is not well-formed (RFC 9110 section 7.2).
+pub fn host_name(text: &str) -> Option<&str> {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (text, ""),
+    };
+    let port_fits = port.bytes().all(|byte| byte.is_ascii_digit()) && port.len() <= 5;
+    let name_fits = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => has_labels(name.strip_suffix('.').unwrap_or(name)),
+    };
+    (port_fits && name_fits).then(|| name.strip_suffix('.').unwrap_or(name))
+}
+
+/// Whether it is one label or more with dots between them.
+fn has_labels(name: &str) -> bool {
+    let mut before = b'.';
+    name.bytes().all(|byte| {
+        let follows = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let fits = follows || (byte == b'.' && before != b'.');
+        before = byte;
+        fits
+    }) && before != b'.'
+}
 
 /// Whose users a route is about: one tenant, or the one that the path names.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use http::Request;
+
 use super::{PLANTED, Trial};
 use crate::config::Config;
 use crate::config::value::{RouteTenant, Segment};
@@ -49,7 +51,10 @@ fn check(text: &str) {
         });
         let path = segments.collect::<String>() + "/Users";
         let host = route.host.as_ref().map(|host| host.as_str());
-        let target = Target { host, path: &path, query: None };
+        let request = Request::get(path.as_str()).header("host", host.unwrap_or("h")).body(());
+        let request = request.unwrap_or_else(|error| panic!("{path}: {error}")).into_parts().0;
+        let target = Target::parse(&request).unwrap_or_else(|why| panic!("{path}: {why:?}"));
+        // Two routes may be so alike that neither is reached by some paths.
         if let Ok(place) = routes.find(&target) {
             let place = place.unwrap_or_else(|| panic!("{path} is nobody's"));
             assert!(TenantId::parse(place.tenant.name).is_ok(), "{path}");

@@ -484,7 +484,8 @@ impl Origin {
             [value] => Some(text(value)),
             _ => None,
         };
-        let said = single("x-forwarded-host").filter(|it| crate::route::host_name(it).is_some());
+        let said =
+            single("x-forwarded-host").filter(|it| crate::config::value::host_name(it).is_some());
         let proto = single("x-forwarded-proto").filter(|it| it == "https");
         Self {
             client,

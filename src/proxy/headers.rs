@@ -7,10 +7,9 @@ use bytes::{BufMut, BytesMut};
 use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::config::value::Network;
+use crate::config::value::{Network, host_name};
 use crate::credential::Credential;
 use crate::refusal::REQUEST_ID;
-use crate::route::host_name;
 
 /// Whether a header concerns only the hop between two peers (RFC 9110 section 7.6.1). `name` is in
 /// lower case.
