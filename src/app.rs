@@ -438,6 +438,8 @@ fn unusable(key: &str, address: &ListenAddress, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied if is_tcp => ": choose a port above 1023",
         io::ErrorKind::PermissionDenied => ": let us write into its directory",
         io::ErrorKind::NotFound => ": make its directory",
+        io::ErrorKind::AlreadyExists if !is_tcp => "",
+        io::ErrorKind::InvalidInput if !is_tcp => ": choose a path of less than 100 bytes",
         _ => "",
     };
     Failure(format!("{key}: cannot listen on {address}: {error}{mend}"))

@@ -72,6 +72,7 @@ impl Ops {
     }
 
     fn metrics(&self) -> Content {
+        self.metrics.table_age.reset();
         if let Some(age) = self.authority.age(&self.clock.now()) {
             self.metrics.table_age.with_label_values(&["credentials"]).set(age.as_secs_f64());
         }

@@ -15,7 +15,7 @@ use crate::admin::mirror::Mirror;
 use crate::admin::{AccessKeys, Service, Tokens, keys, tokens};
 use crate::clock::Clock;
 use crate::config::value::{RouteTenant, Size, Span};
-use crate::config::{self, Admin, Config, Limits};
+use crate::config::{Admin, Config, Limits};
 use crate::credential::TenantId;
 use crate::server::{Acceptor, Face, Listener, Tls, Transport};
 use crate::store::Store;
@@ -59,6 +59,8 @@ impl Core {
             }
         };
         let store: Arc<dyn Store> = Arc::new(opened.store);
+        // Whoever had it before has answered reports until just now.
+        let now = clock.now();
         tokens::first_operator(&*store, &tokens::file_beside(path)).await.map_err(failed)?;
         let of_store = |error: crate::store::Failed| failed(error.0);
         let tokens = Tokens::new(store.stored_tokens().await.map_err(of_store)?);
@@ -78,7 +80,7 @@ impl Core {
         let tenants = tenants(config, admin);
         service.declare(&tenants).await.map_err(of_store)?;
         service.configure(&admin.limits, tenants);
-        let mirrors = mirrors(admin, &store, &replicas, clock, metrics)?;
+        let mirrors = mirrors(admin, &store, &replicas, clock, metrics).await?;
         service.mirror(&mirrors);
         service.keys().configure(keys);
         Ok(Self { store, replicas, service: Arc::new(service), mirrors })
@@ -109,25 +111,28 @@ fn tenants(config: &Config, admin: &Admin) -> HashSet<TenantId> {
 }
 
 /// The mirrors of a config, before they begin.
-fn mirrors(
+async fn mirrors(
     admin: &Admin,
     store: &Arc<dyn Store>,
     replicas: &Arc<Replicas>,
     clock: &Clock,
     metrics: &Arc<Metrics>,
 ) -> Result<Vec<Arc<Mirror>>, Failure> {
-    let mirror = |(index, config): (usize, &config::Mirrored)| {
+    let mut mirrors = Vec::new();
+    for (index, config) in admin.mirror.iter().enumerate() {
         let failed = |what| Failure(format!("admin.mirror[{index}]: {what}"));
         let (tencent, alibaba) = (config.tencent.as_ref(), config.alibaba.as_ref());
         let (cloud, provider) = cloud(tencent, alibaba, clock, metrics).map_err(failed)?;
         let (store, replicas) = (Arc::clone(store), Arc::clone(replicas));
         let (clock, metrics) = (clock.clone(), Arc::clone(metrics));
-        Ok(Mirror::new(cloud, provider, config.interval.0, store, replicas, clock, metrics))
-    };
-    admin.mirror.iter().enumerate().map(mirror).collect()
+        let interval = config.interval.0;
+        let mirror = Mirror::load(cloud, provider, interval, store, replicas, clock, metrics).await;
+        mirrors.push(mirror.map_err(|error| failed(error.to_string()))?);
+    }
+    Ok(mirrors)
 }
 
-/// The longest that a process which we follow may take to drain.
+/// For a process that drains, and has the store until it ends.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(120);
 const STORE_PAUSE: Duration = Duration::from_millis(50);
 

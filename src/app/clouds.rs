@@ -51,7 +51,7 @@ impl CloudSource {
         let enrolment = enrolment.or(alibaba.and_then(|it| it.enrolment.as_ref()));
         let enrolment = enrolment.expect("a checked config has it");
         let enrolments = Enrolments::new(enrolment, cloud.tenant());
-        let mirror = Mirror::new(
+        let mirror = Mirror::load(
             cloud,
             provider,
             credentials.refresh.0,
@@ -60,6 +60,7 @@ impl CloudSource {
             clock.clone(),
             Arc::clone(metrics),
         );
+        let mirror = mirror.await.map_err(|error| failed(error.to_string()))?;
         let stop = CancellationToken::new();
         let task = tokio::spawn(mirror.run(Some(enrolments), stop.clone()));
         let feed = Embedded::of_cloud(source.as_str(), store, replicas, clock.clone());

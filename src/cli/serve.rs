@@ -24,7 +24,12 @@ pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
     let diagnostics = Diagnostics::start(&config.log);
     control_runtime()?.block_on(async {
         let mut signals = Signals::new()?;
-        let app = App::start(config, Clock::system(), std::io::stdout(), inherited).await;
+        let starting = App::start(config, Clock::system(), std::io::stdout(), inherited);
+        let app = tokio::select! {
+            app = starting => app,
+            // It may have to wait for a store or a table.
+            () = signals.leave() => return Ok(ExitCode::SUCCESS),
+        };
         let mut app = app.map_err(|failure| failure.to_string())?;
         let hurried = loop {
             match signals.next(watched.as_mut()).await {

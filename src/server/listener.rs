@@ -4,12 +4,16 @@ use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
+};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::stream::Socket;
@@ -148,23 +152,17 @@ impl SocketFile {
     /// What a process that is gone has left is replaced, and so is nothing else. Who may look into
     /// the directory may connect.
     fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
-        if let Some(fault) = occupied(path) {
-            return Err(fault);
-        }
-        // Made beside it and then moved, so that no client meets a socket that is not ready.
-        let mut new = path.as_os_str().to_owned();
-        new.push(format!(".{}", std::process::id()));
-        let new = PathBuf::from(new);
-        let _ = fs::remove_file(&new);
-        let bound = UnixListener::bind(&new).and_then(|listener| {
-            fs::set_permissions(&new, Permissions::from_mode(0o666))?;
-            let id = id(&new)?;
-            fs::rename(&new, path)?;
+        // Made beside it, so that no client meets a socket that is not ready.
+        let draft = path.with_file_name(format!(".{:08x}", fastrand::u32(..)));
+        let bound = UnixListener::bind(&draft).and_then(|listener| {
+            fs::set_permissions(&draft, Permissions::from_mode(0o666))?;
+            let id = id(&draft)?;
+            make_room(path)?;
+            // Unlike a renaming it takes the place of nobody who came first.
+            fs::hard_link(&draft, path)?;
             Ok((listener, Self { path: path.to_owned(), id }))
         });
-        if bound.is_err() {
-            let _ = fs::remove_file(&new);
-        }
+        let _ = fs::remove_file(&draft);
         bound
     }
 }
@@ -182,16 +180,19 @@ fn id(path: &Path) -> io::Result<(u64, u64)> {
     Ok((file.dev(), file.ino()))
 }
 
-/// What is in the way at a path, if something is.
-fn occupied(path: &Path) -> Option<io::Error> {
-    let file = fs::symlink_metadata(path).ok()?;
+/// Takes away what a process that is gone has left at a path. Anything else stays.
+fn make_room(path: &Path) -> io::Result<()> {
+    let Ok(file) = fs::symlink_metadata(path) else { return Ok(()) };
     if !file.file_type().is_socket() {
         let what = "there is a file that is no socket: move it away, or choose another path";
-        return Some(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
     }
-    match StdUnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => None,
-        _ => Some(io::ErrorKind::AddrInUse.into()),
+    // Without waiting: a queue that is full has somebody behind it too.
+    let (kind, flags) = (SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+    let probe = socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    match connect(&probe, &SocketAddrUnix::new(path)?) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path),
+        _ => Err(io::ErrorKind::AddrInUse.into()),
     }
 }
 
@@ -229,6 +230,11 @@ impl Inherited {
     }
 }
 
+/// Whether connections can be had of it: it may be one itself.
+fn accepts(socket: impl AsFd) -> bool {
+    sockopt::socket_acceptconn(socket).unwrap_or(false)
+}
+
 impl Received {
     fn take(passed: &mut ListenFd, index: usize) -> Result<Self, String> {
         let unusable = |what: &dyn fmt::Display| {
@@ -238,11 +244,17 @@ impl Received {
             )
         };
         if let Ok(Some(listener)) = passed.take_tcp_listener(index) {
+            if !accepts(&listener) {
+                return Err(unusable(&"does not listen"));
+            }
             let address = listener.local_addr().map_err(|error| unusable(&error))?;
             return Ok(Self::Tcp(listener, ListenAddress::Tcp(Address(address))));
         }
         let listener = passed.take_unix_listener(index).map_err(|error| unusable(&error))?;
         let listener = listener.expect("none was taken before");
+        if !accepts(&listener) {
+            return Err(unusable(&"does not listen"));
+        }
         let address = listener.local_addr().map_err(|error| unusable(&error))?;
         let path = address.as_pathname().ok_or_else(|| unusable(&"has no path"))?;
         Ok(Self::Unix(listener, ListenAddress::Unix(path.to_owned())))

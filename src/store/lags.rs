@@ -18,11 +18,9 @@ struct Mirrored {
 }
 
 impl Lags {
-    /// From now on the tenant is a cloud's first.
-    pub fn declare(&self, tenant: &TenantId, interval: Duration) {
-        let mut all = self.all();
-        let known = all.entry(tenant.clone()).or_insert(Mirrored { read: None, interval });
-        known.interval = interval;
+    /// From now on the tenant is a cloud's first. `read` is when its last whole read began.
+    pub fn declare(&self, tenant: &TenantId, interval: Duration, read: Option<Now>) {
+        self.all().insert(tenant.clone(), Mirrored { read, interval });
     }
 
     /// What a read that was begun then has told is in the store.

@@ -41,6 +41,7 @@ pub struct State {
     leases: BTreeMap<String, Lease>,
     tokens: Vec<StoredToken>,
     nonces: BTreeMap<Nonce, Timestamp>,
+    reads: BTreeMap<TenantId, Timestamp>,
 }
 
 #[derive(Clone)]
@@ -66,6 +67,7 @@ impl State {
             leases: BTreeMap::new(),
             tokens: Vec::new(),
             nonces: BTreeMap::new(),
+            reads: BTreeMap::new(),
         }
     }
 
@@ -362,6 +364,15 @@ impl Store for Memory {
     async fn forget_nonces(&self, by: Timestamp) -> Result<(), Failed> {
         self.lock().nonces.retain(|_, until| *until > by);
         Ok(())
+    }
+
+    async fn note_read(&self, tenant: &TenantId, begun: Timestamp) -> Result<(), Failed> {
+        self.lock().reads.insert(tenant.clone(), begun);
+        Ok(())
+    }
+
+    async fn reads(&self) -> Result<Vec<(TenantId, Timestamp)>, Failed> {
+        Ok(self.lock().reads.clone().into_iter().collect())
     }
 
     async fn compact(&self, before: Timestamp) -> Result<(), Failed> {

@@ -104,8 +104,14 @@ pub enum Standing {
 }
 
 impl Standing {
-    const KEPT: [Self; 5] =
-        [Self::Listed, Self::Awaited, Self::Unlisted, Self::DisablePending, Self::DeletePending];
+    const ALL: [Self; 6] = [
+        Self::Listed,
+        Self::Awaited,
+        Self::Unlisted,
+        Self::DisablePending,
+        Self::DeletePending,
+        Self::NotEnrolled,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -134,7 +140,7 @@ impl Origin {
         let Some(text) = text else { return Some(Self::Local) };
         let (provider, standing) = text.split_once(' ')?;
         let provider = Provider::ALL.into_iter().find(|it| it.as_str() == provider)?;
-        let standing = Standing::KEPT.into_iter().find(|it| it.as_str() == standing)?;
+        let standing = Standing::ALL.into_iter().find(|it| it.as_str() == standing)?;
         Some(Self::Mirrored(provider, standing))
     }
 }
@@ -377,6 +383,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets the nonces that were to be kept until then.
     async fn forget_nonces(&self, by: Timestamp) -> Result<(), Failed>;
+
+    /// Notes when the last whole read of a mirrored tenant's cloud began that is written here.
+    async fn note_read(&self, tenant: &TenantId, begun: Timestamp) -> Result<(), Failed>;
+
+    async fn reads(&self) -> Result<Vec<(TenantId, Timestamp)>, Failed>;
 
     /// Throws away the texts of changes made before a time. Their numbers and marks stay.
     async fn compact(&self, before: Timestamp) -> Result<(), Failed>;

@@ -341,6 +341,20 @@ impl Store for Sqlite {
         self.keep(self.lock().await, batch).await
     }
 
+    async fn note_read(&self, tenant: &TenantId, begun: Timestamp) -> Result<(), Failed> {
+        let mut batch = Batch::default();
+        batch.add(
+            "INSERT INTO reads (tenant, begun) VALUES (?, ?) \
+             ON CONFLICT (tenant) DO UPDATE SET begun = excluded.begun",
+            [tenant.as_str().into(), begun.into()],
+        );
+        self.keep(self.lock().await, batch).await
+    }
+
+    async fn reads(&self) -> Result<Vec<(TenantId, Timestamp)>, Failed> {
+        read::reads(&mut self.lock().await.connection).await
+    }
+
     async fn compact(&self, before: Timestamp) -> Result<(), Failed> {
         let mut batch = Batch::default();
         batch

@@ -465,6 +465,10 @@ async fn a_nonce_is_taken_once_until_it_is_forgotten(store: Arc<dyn Store>) {
     assert!(take(&one, START).await && take(&other, later).await);
     assert!(!take(&one, later).await);
     store.forget_nonces(START).await.expect("forgotten");
+    for begun in [START, START.plus(Duration::from_secs(1))] {
+        store.note_read(&tenant("d-1"), begun).await.expect("noted");
+        assert_eq!(store.reads().await.expect("kept"), [(tenant("d-1"), begun)]);
+    }
     assert!(take(&one, later).await && !take(&other, later).await);
 }
 

@@ -262,6 +262,29 @@ fn a_cloud_that_cannot_be_read_makes_the_tenant_old_and_nothing_else() {
 }
 
 #[test]
+fn a_restart_without_the_cloud_keeps_the_last_state_and_its_age() {
+    let mut bed = Bed::start(Dialect::Alibaba);
+    let [(live, live_secret), (blocked, blocked_secret)] =
+        [(), ()].map(|()| made(&bed.api.ask("POST", CREDENTIALS, "{}").json()));
+    bed.wait_for_standing(&live, "listed");
+    bed.wait_for(&blocked_secret, 200);
+    bed.cloud.relay.set(Flow::Cut);
+    assert_eq!(bed.patch(&blocked, "Disabled").0, 200);
+    bed.near.kill();
+    let near = Process::start(&bed.near.folder);
+    bed.api.address = near.address("admin");
+    bed.clients[0] = Client::connect(near.address("proxy"));
+    let first = &mut bed.clients[0];
+    assert_eq!(probe(first, TENANT, &live_secret), 200);
+    assert_eq!(probe(first, TENANT, &blocked_secret), 401);
+    assert_eq!(bed.show(&blocked)["cloud"], "disable_pending");
+    bed.cloud.relay.set(Flow::Open);
+    bed.wait_for_standing(&blocked, "listed");
+    assert_eq!(bed.cloud.status(&blocked), "Disabled");
+    near.stop();
+}
+
+#[test]
 fn the_cloud_sees_one_who_asks_however_many_follow() {
     let bed = Bed::start(Dialect::Alibaba);
     let reader = secret_of("follower");
@@ -320,6 +343,8 @@ fn a_rotation_makes_the_new_one_there_and_ends_the_old_one_here() {
     bed.wait_for(&new_secret, 401);
     assert_eq!(bed.cloud.status(&new), 404);
     bed.wait_for(&made(&leaked.json()).1, 200);
+    // What the first rotation left went with the second one.
+    assert_eq!(bed.api.ask("POST", CREDENTIALS, "{}").status, 201);
     let full = bed.api.ask("POST", CREDENTIALS, "{}");
     assert_eq!((full.status, &full.json()["code"]), (409, &json!("limit_reached")));
     assert_eq!(full.json()["credentials"].as_array().expect("both").len(), 2);

@@ -57,6 +57,11 @@ struct Known {
 }
 
 impl Known {
+    fn listed(&mut self, listing: Arc<Listing>, number: u64) {
+        self.listing = Some(listing);
+        self.confirmed.retain(|_, confirmed| *confirmed >= number);
+    }
+
     /// A change that was made in the cloud, to what was listed; none if it is gone.
     fn amend(&mut self, id: &CredentialId, status: Option<Status>) {
         let Some(listing) = self.listing.as_mut().map(Arc::make_mut) else { return };
@@ -96,8 +101,9 @@ impl From<WriteError> for Trouble {
 }
 
 impl Mirror {
-    /// `interval` is the time between two listings.
-    pub fn new(
+    /// `interval` is the time between two listings. What the store has is as old as it says, also
+    /// after a restart.
+    pub async fn load(
         cloud: Arc<dyn Cloud>,
         provider: Provider,
         interval: Duration,
@@ -105,9 +111,13 @@ impl Mirror {
         replicas: Arc<Replicas>,
         clock: Clock,
         metrics: Arc<Metrics>,
-    ) -> Arc<Self> {
-        replicas.lags.declare(cloud.tenant(), interval);
-        Arc::new(Self {
+    ) -> Result<Arc<Self>, Failed> {
+        let now = clock.now();
+        let reads = store.reads().await?;
+        let read = reads.into_iter().find(|(tenant, _)| tenant == cloud.tenant());
+        let read = read.map(|(_, begun)| Now { wall: begun, ..now });
+        replicas.lags.declare(cloud.tenant(), interval, read);
+        Ok(Arc::new(Self {
             cloud,
             provider,
             interval,
@@ -118,7 +128,7 @@ impl Mirror {
             known: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             news: Notify::new(),
-        })
+        }))
     }
 
     pub fn tenant(&self) -> &TenantId {
@@ -183,11 +193,12 @@ impl Mirror {
             Ok(edits)
         });
         self.write(self.entry("mirror.list", None), None, false, decide).await?;
-        let mut known = self.known();
-        known.listing = Some(listing);
-        known.confirmed.retain(|_, confirmed| *confirmed >= number);
-        drop(known);
+        self.known().listed(listing, number);
         self.replicas.lags.read(self.tenant(), begun);
+        // Of use after a restart alone, and no reason to be older now.
+        if let Err(failed) = self.store.note_read(self.tenant(), begun.wall).await {
+            tracing::warn!(tenant = %self.tenant(), "when the cloud was read was not noted: {failed}");
+        }
         Ok(())
     }
 
@@ -238,6 +249,8 @@ impl Mirror {
         standing: Standing,
     ) -> Result<(), Trouble> {
         self.hold(id);
+        let status = (standing == Standing::DisablePending).then_some(Status::Disabled);
+        self.known().amend(id, status);
         let named = id.clone();
         let decide = Box::new(move |view: &View| Ok(rules::confirm(view, &named, standing)));
         self.write(self.entry("mirror.confirm", Some(id)), None, true, decide).await?;

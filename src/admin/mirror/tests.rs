@@ -145,5 +145,7 @@ fn an_enrolment_counts_by_itself_only_if_it_is_new() {
     assert!(file(&row).is_empty(), "nothing new");
     assert!(matches!(&*file(&[]), [Edit::Delete(_)]));
     let other = Credential { digest: TokenDigest::of(b"other"), ..credential(Enabled) };
-    assert!(matches!(&*file(&[other.clone()]), [Edit::Put(it)] if it.credential == other));
+    assert!(
+        matches!(&*file(std::slice::from_ref(&other)), [Edit::Put(it)] if it.credential == other)
+    );
 }

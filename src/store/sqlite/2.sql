@@ -10,3 +10,9 @@ CREATE INDEX nonces_until ON nonces (until);
 -- The cloud of a mirrored credential and how it stands there; null for our own. `origin` stays
 -- `local`, which is all that the version before this one knows.
 ALTER TABLE credentials ADD COLUMN mirrored TEXT;
+
+-- When the last whole read of a mirrored tenant's cloud began.
+CREATE TABLE reads (
+    tenant TEXT PRIMARY KEY,
+    begun INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -327,6 +327,14 @@ fn tenant_id_of(text: &str) -> Result<TenantId, Failed> {
     TenantId::parse(text).map_err(|_| unreadable("tenant", text))
 }
 
+pub async fn reads(connection: &mut Connection) -> Result<Vec<(TenantId, Timestamp)>, Failed> {
+    let rows =
+        query("SELECT tenant, begun FROM reads ORDER BY tenant").fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| Ok((tenant_id_of(row.try_get("tenant")?)?, time(row, "begun")?)))
+        .collect()
+}
+
 pub async fn nonces(connection: &mut Connection) -> Result<Vec<(Nonce, Timestamp)>, Failed> {
     let rows = query("SELECT nonce, until FROM nonces").fetch_all(connection).await?;
     rows.iter().map(|row| Ok((digest_of(row, "nonce")?, time(row, "until")?))).collect()

@@ -148,7 +148,7 @@ async fn opens_a_newer_store_that_says_that_we_can_read_it() {
 
 #[tokio::test]
 async fn brings_an_older_store_up_to_date() {
-    let directory = altered("DROP TABLE nonces; ALTER TABLE credentials DROP COLUMN mirrored; PRAGMA user_version = 1001").await;
+    let directory = altered("DROP TABLE nonces; DROP TABLE reads; ALTER TABLE credentials DROP COLUMN mirrored; PRAGMA user_version = 1001").await;
     let store = suite::open(&directory).await;
     assert!(store.take_nonce(&TokenDigest::of(b"n"), START).await.expect("kept"));
 }
