@@ -49,9 +49,29 @@ impl Guard {
     /// Starts the proxy with the embedded admin API, and no credential yet.
     pub fn start_with_admin(backend: &RunningBackend, authorization: Authorization) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the files");
-        let mut guard = Self::launch(directory, backend, authorization, EMBEDDED);
-        guard.admin = Some(listening(&mut guard.process, "admin"));
-        guard
+        Self::launch(directory, backend, authorization, EMBEDDED).with_admin()
+    }
+
+    /// Starts the proxy for another tenant, with these files and this config of its source, and waits
+    /// until it is ready.
+    pub fn start_for(
+        backend: &RunningBackend,
+        tenant: &str,
+        files: &[(&str, &str)],
+        source: &str,
+    ) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for the files");
+        for (name, content) in files {
+            write(directory.path(), name, content);
+        }
+        let config = config(backend, Authorization::Remove).replace(TENANT, tenant) + source;
+        Self::launch_config(directory, backend, &config)
+    }
+
+    /// Itself, with the admin API that its config has.
+    pub fn with_admin(mut self) -> Self {
+        self.admin = Some(listening(&mut self.process, "admin"));
+        self
     }
 
     fn launch(
@@ -61,7 +81,11 @@ impl Guard {
         source: &str,
     ) -> Self {
         let config = config(backend, authorization) + source;
-        write(directory.path(), "proxy.yaml", &config);
+        Self::launch_config(directory, backend, &config)
+    }
+
+    fn launch_config(directory: TempDir, backend: &RunningBackend, config: &str) -> Self {
+        write(directory.path(), "proxy.yaml", config);
         let mut command = Command::new(binary());
         command.args(["serve", "--config"]).arg(directory.path().join("proxy.yaml"));
         let mut process = Process::start(directory, command.current_dir("/"));

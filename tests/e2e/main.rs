@@ -11,6 +11,7 @@ mod client;
 mod clouds;
 mod conformance;
 mod first_hour;
+mod followed;
 mod guard;
 mod location;
 mod process;
