@@ -288,7 +288,7 @@ fn a_restart_without_the_cloud_keeps_the_last_state_and_its_age() {
 fn the_cloud_sees_one_who_asks_however_many_follow() {
     let bed = Bed::start(Dialect::Alibaba);
     let reader = secret_of("follower");
-    let mut followers: Vec<_> = (0..50).map(|_| Api::new(bed.api.address, &reader)).collect();
+    let mut followers: Vec<_> = (0..1_000).map(|_| Api::new(bed.api.address, &reader)).collect();
     let (begun, before) = (std::time::Instant::now(), bed.cloud.lists());
     while bed.cloud.lists() < before + 5 {
         for (number, follower) in followers.iter_mut().enumerate() {
