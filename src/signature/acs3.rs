@@ -4,8 +4,8 @@
 use aws_lc_rs::hmac::HMAC_SHA256;
 
 use super::{
-    FORM, Fault, Headers, Key, Pairs, Request, canonical_query, canonical_request, check, is_form,
-    mac, needed, pairs, sha256_hex, single, text, unique, value,
+    FORM, Fault, Headers, Key, Pairs, Request, canonical_query, canonical_request, check,
+    header_names, is_form, mac, needed, pairs, sha256_hex, single, text, unique, value,
 };
 use crate::clock::Timestamp;
 
@@ -66,13 +66,15 @@ pub struct Claim<'a> {
     pub token: Option<&'a str>,
     /// Those of the query and of the form.
     pub parameters: Pairs,
-    canonical: String,
+    request: Request<'a>,
+    names: Vec<&'a str>,
+    hash: &'a str,
     signature: Vec<u8>,
 }
 
 impl<'a> Claim<'a> {
     pub fn read(request: Request<'a>) -> Result<Self, Fault> {
-        let Request { method, path, query, headers, body } = request;
+        let Request { query, headers, body, .. } = request;
         let malformed = Fault::Malformed(AUTHORIZATION);
         let authorization = needed(headers, AUTHORIZATION)?;
         let (name, fields) = authorization.split_once(' ').ok_or(Fault::Method)?;
@@ -87,8 +89,9 @@ impl<'a> Claim<'a> {
         if key_id.is_empty() {
             return Err(malformed);
         }
-        let names: Vec<_> = names.split(';').collect();
+        let names = header_names(names)?;
         let date = needed(headers, DATE)?;
+        let hash = needed(headers, HASH)?;
         let claimed = Self {
             key_id,
             action: needed(headers, ACTION)?,
@@ -97,24 +100,22 @@ impl<'a> Claim<'a> {
             nonce: needed(headers, NONCE)?,
             token: single(headers, TOKEN)?,
             parameters: Pairs::new(),
-            canonical: String::new(),
+            request,
+            names,
+            hash,
             signature: hex::decode(signature).map_err(|_| malformed)?,
         };
-        let hash = needed(headers, HASH)?;
-        must_cover(&request, &names)?;
+        must_cover(&request, &claimed.names)?;
         if hash != sha256_hex(body) {
             return Err(Fault::Body);
         }
         let mut parameters = pairs(query).ok_or(Fault::Malformed("query"))?;
-        let canonical_query = canonical_query(&parameters);
         if is_form(headers)? {
             let form = text(body, "body")?;
             parameters.extend(pairs(form).ok_or(Fault::Malformed("body"))?);
         }
         unique(&parameters)?;
-        let covered = covered(&request, &names)?;
-        let canonical = canonical_request(method, path, &canonical_query, &covered, hash);
-        Ok(Self { parameters, canonical, ..claimed })
+        Ok(Self { parameters, ..claimed })
     }
 
     pub fn parameter(&self, name: &str) -> Option<&str> {
@@ -122,13 +123,15 @@ impl<'a> Claim<'a> {
     }
 
     pub fn verify(&self, secret: &str) -> Result<(), Fault> {
-        let text = string_to_sign(&self.canonical);
+        let text = string_to_sign(&self.canonical()?);
         check(HMAC_SHA256, secret.as_bytes(), text, &self.signature)
     }
 
-    /// What the client has hashed if it did as we do.
-    pub fn canonical(&self) -> &str {
-        &self.canonical
+    pub(super) fn canonical(&self) -> Result<String, Fault> {
+        let Request { method, path, query, .. } = self.request;
+        let query = canonical_query(&pairs(query).ok_or(Fault::Malformed("query"))?);
+        let covered = covered(&self.request, &self.names)?;
+        Ok(canonical_request(method, path, &query, &covered, self.hash))
     }
 }
 

@@ -142,6 +142,15 @@ fn unique(pairs: &Pairs) -> Result<(), Fault> {
     if fresh { Ok(()) } else { Err(Fault::Malformed("parameters")) }
 }
 
+/// The names of the headers that are signed. Each counts once, in whichever case it is written: one
+/// that came again and again would make a text to sign that is far larger than the request.
+fn header_names(list: &str) -> Result<Vec<&str>, Fault> {
+    let names: Vec<_> = list.split(';').collect();
+    let mut seen = HashSet::new();
+    let fresh = names.iter().all(|name| seen.insert(name.to_ascii_lowercase()));
+    if fresh { Ok(names) } else { Err(Fault::Malformed("SignedHeaders")) }
+}
+
 fn value<'a>(pairs: &'a Pairs, name: &str) -> Option<&'a str> {
     pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }

@@ -6,7 +6,8 @@ use aws_lc_rs::hmac::HMAC_SHA256;
 use jiff::tz::TimeZone;
 
 use super::{
-    Fault, Headers, Key, Request, canonical_request, check, mac, needed, sha256_hex, single,
+    Fault, Headers, Key, Request, canonical_request, check, header_names, mac, needed, sha256_hex,
+    single,
 };
 use crate::clock::Timestamp;
 
@@ -72,8 +73,6 @@ pub struct Claim<'a> {
     pub service: &'a str,
     /// Of temporary keys; it is not signed.
     pub token: Option<&'a str>,
-    /// Whether the action of the header was signed.
-    pub covers_action: bool,
     /// Whether the body was signed: a client may leave it out.
     pub covers_body: bool,
     request: Request<'a>,
@@ -108,7 +107,7 @@ impl<'a> Claim<'a> {
         if self::date(time).as_deref() != Some(date) {
             return Err(Fault::Malformed(AUTHORIZATION));
         }
-        let names: Vec<_> = names.split(';').collect();
+        let names = header_names(names)?;
         for must in ["content-type", "host"] {
             needed(request.headers, must)?;
             if !names.contains(&must) {
@@ -129,7 +128,6 @@ impl<'a> Claim<'a> {
             time: Timestamp::from_millis(time * 1000),
             service,
             token: single(request.headers, "x-tc-token")?,
-            covers_action: names.contains(&"x-tc-action"),
             covers_body: payload != Some(UNSIGNED_PAYLOAD),
             request,
             date,

@@ -307,7 +307,9 @@ fn verified(name: &str, request: &Heard, token: Option<&str>) -> (String, Value)
     if name == "tencent" {
         let claim = tc3::Claim::read(request.signed()).expect("readable");
         assert_eq!(claim.verify("key-secret"), Ok(()));
-        assert!(claim.covers_action && claim.covers_body);
+        let names = request.header("authorization").expect("signed").split(", ").nth(1);
+        assert_eq!(names, Some("SignedHeaders=content-type;host;x-tc-action"));
+        assert!(claim.covers_body);
         assert_eq!((claim.key_id, claim.service), ("key-id", "organization"));
         assert_eq!(claim.time, Timestamp::from_millis(NOW.as_millis() / 1000 * 1000));
         assert_eq!(claim.token, token);
