@@ -315,10 +315,18 @@ impl Service {
     }
 
     /// Whether a signed request is the first with its nonce, which counts for its key. It is known
-    /// for longer than a request of that time is taken.
-    pub async fn is_fresh(&self, key: &str, nonce: &str, time: Timestamp) -> Result<bool, Problem> {
-        let nonce = Nonce::of(format!("{key}\n{nonce}").as_bytes());
-        Ok(self.store.take_nonce(&nonce, time.plus(NONCES_KEPT)).await?)
+    /// for longer than a request of that time is taken. On a full disk only the nonces of those who
+    /// take rights away, and may, are still kept.
+    pub async fn is_fresh(
+        &self,
+        caller: &Caller,
+        nonce: &str,
+        time: Timestamp,
+        restricts: bool,
+    ) -> Result<bool, Problem> {
+        let restricts = restricts && caller.may(Right::Disable).is_ok();
+        let nonce = Nonce::of(format!("{}\n{nonce}", caller.token.name).as_bytes());
+        Ok(self.store.take_nonce(&nonce, time.plus(NONCES_KEPT), restricts).await?)
     }
 
     fn is_to_be_audited(&self, now: &Now) -> bool {

@@ -352,7 +352,12 @@ impl Store for Memory {
         Ok(())
     }
 
-    async fn take_nonce(&self, nonce: &Nonce, until: Timestamp) -> Result<bool, Failed> {
+    async fn take_nonce(
+        &self,
+        nonce: &Nonce,
+        until: Timestamp,
+        _restricts: bool,
+    ) -> Result<bool, Failed> {
         let mut state = self.lock();
         let fresh = !state.nonces.contains_key(nonce);
         if fresh {

@@ -378,8 +378,14 @@ pub trait Store: Send + Sync + 'static {
 
     async fn put_token(&self, token: &StoredToken) -> Result<(), Failed>;
 
-    /// Notes a nonce until a time; whether nobody has brought it before.
-    async fn take_nonce(&self, nonce: &Nonce, until: Timestamp) -> Result<bool, Failed>;
+    /// Notes a nonce until a time; whether nobody has brought it before. Like an order, one of a
+    /// request that can only take rights away is taken even when the disk is full.
+    async fn take_nonce(
+        &self,
+        nonce: &Nonce,
+        until: Timestamp,
+        restricts: bool,
+    ) -> Result<bool, Failed>;
 
     /// Forgets the nonces that were to be kept until then.
     async fn forget_nonces(&self, by: Timestamp) -> Result<(), Failed>;

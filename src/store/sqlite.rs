@@ -322,16 +322,20 @@ impl Store for Sqlite {
         self.keep(self.lock().await, batch).await
     }
 
-    async fn take_nonce(&self, nonce: &Nonce, until: Timestamp) -> Result<bool, Failed> {
+    async fn take_nonce(
+        &self,
+        nonce: &Nonce,
+        until: Timestamp,
+        restricts: bool,
+    ) -> Result<bool, Failed> {
         let mut kept = self.lock().await;
         if read::knows_nonce(&mut kept.connection, nonce).await? {
             return Ok(false);
         }
         let mut batch = Batch::default();
         batch.nonce(nonce, until);
-        // What takes rights away may come by a signed request too.
-        let write = Write { batch, room: Room::Reserved, position: None };
-        self.commit(kept, write).await?;
+        let room = if restricts { Room::Reserved } else { Room::None };
+        self.commit(kept, Write { batch, room, position: None }).await?;
         Ok(true)
     }
 

@@ -461,7 +461,7 @@ async fn keeps_admin_tokens(store: Arc<dyn Store>) {
 async fn a_nonce_is_taken_once_until_it_is_forgotten(store: Arc<dyn Store>) {
     let (one, other) = (Nonce::of(b"one"), Nonce::of(b"other"));
     let later = START.plus(Duration::from_secs(1));
-    let take = async |nonce, until| store.take_nonce(nonce, until).await.expect("kept");
+    let take = async |nonce, until| store.take_nonce(nonce, until, false).await.expect("kept");
     assert!(take(&one, START).await && take(&other, later).await);
     assert!(!take(&one, later).await);
     store.forget_nonces(START).await.expect("forgotten");

@@ -71,8 +71,9 @@ impl Alibaba {
             Fault::new(400, "Throttling", told)
         })?;
         // Whatever it is about, it has been asked once from here on.
-        let (key, nonce) = (login.key_id(), login.nonce());
-        if !self.desk.service.is_fresh(key, nonce, login.time()).await? {
+        let restricts = action.as_ref().is_ok_and(|it| it.restricts(|name| login.parameter(name)));
+        let (nonce, time) = (login.nonce(), login.time());
+        if !self.desk.service.is_fresh(&caller, nonce, time, restricts).await? {
             let told = "Specified signature nonce was used already.";
             let fault = Fault::new(400, "SignatureNonceUsed", told);
             return Err(self.desk.failed(received, request_id, "replayed", fault).await);

@@ -226,6 +226,25 @@ async fn what_is_wrong_is_told_by_the_documented_code() {
     }
 }
 
+/// For these alone there is room on a full disk.
+#[test]
+fn what_only_takes_rights_away_is_told_from_the_rest() {
+    for (action, name, value, expected) in [
+        (Action::Delete, "", "", true),
+        (Action::UpdateStatus, "NewStatus", "Disabled", true),
+        (Action::UpdateStatus, "NewStatus", "Enabled", false),
+        (Action::UpdateStatus, "", "", false),
+        (Action::SetSynchronization, "SCIMSynchronizationStatus", "Disabled", true),
+        (Action::SetSynchronization, "NewStatus", "Disabled", false),
+        (Action::Create, "NewStatus", "Disabled", false),
+        (Action::List, "", "", false),
+        (Action::GetSynchronization, "", "", false),
+    ] {
+        let restricts = action.restricts(|it| (it == name).then_some(value));
+        assert_eq!(restricts, expected, "{action:?} {name} {value}");
+    }
+}
+
 #[tokio::test]
 async fn each_role_may_what_it_is_for() {
     let api = Api::new().await;

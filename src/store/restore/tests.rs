@@ -95,7 +95,7 @@ async fn go_on(store: &Sqlite) -> Head {
     };
     let lease = Lease { instance: "i-1".to_owned(), report };
     store.put_lease(&lease).await.expect("kept");
-    assert!(store.take_nonce(&TokenDigest::of(b"nonce"), LATER).await.expect("kept"));
+    assert!(store.take_nonce(&TokenDigest::of(b"nonce"), LATER, false).await.expect("kept"));
     store.head().await.expect("a head")
 }
 
@@ -173,7 +173,7 @@ async fn takes_away_again_what_was_taken_away_since() {
         assert_eq!(told, Err(Gone::Unknown));
     }
     assert_eq!(store.stored_tokens().await.expect("read")[0].digest, TokenDigest::of(b"second"));
-    assert!(!store.take_nonce(&TokenDigest::of(b"nonce"), LATER).await.expect("known"));
+    assert!(!store.take_nonce(&TokenDigest::of(b"nonce"), LATER, false).await.expect("known"));
     assert_eq!(store.leases().await.expect("read").len(), 1);
     let audited = store.audit(0, 99).await.expect("read");
     assert_eq!(audited.last().expect("one").action, "store.restore");

@@ -150,7 +150,7 @@ async fn opens_a_newer_store_that_says_that_we_can_read_it() {
 async fn brings_an_older_store_up_to_date() {
     let directory = altered("DROP TABLE nonces; DROP TABLE reads; ALTER TABLE credentials DROP COLUMN mirrored; PRAGMA user_version = 1001").await;
     let store = suite::open(&directory).await;
-    assert!(store.take_nonce(&TokenDigest::of(b"n"), START).await.expect("kept"));
+    assert!(store.take_nonce(&TokenDigest::of(b"n"), START, false).await.expect("kept"));
 }
 
 #[tokio::test]
@@ -260,6 +260,26 @@ async fn a_full_store_says_so_and_goes_on() {
 }
 
 #[tokio::test]
+async fn nonces_take_the_reserve_only_for_what_takes_rights_away() {
+    let (directory, store) = suite::sqlite().await;
+    pages_max(&store, 0).await;
+    let mut full = None;
+    for number in 0..1000_u32 {
+        let nonce = TokenDigest::of(&number.to_be_bytes());
+        if let Err(failed) = store.take_nonce(&nonce, START, false).await {
+            full = Some(failed.to_string());
+            break;
+        }
+    }
+    assert_eq!(full.as_deref(), Some("no room is left on the disk"));
+    let reserve = place::beside(&path(&directory), ".reserve");
+    assert!(reserve.exists(), "whoever signs, this is not for all");
+    // This limit is not the disk's, so that what is given up does not help.
+    store.take_nonce(&TokenDigest::of(b"disable"), START, true).await.expect_err("full");
+    assert!(!reserve.exists());
+}
+
+#[tokio::test]
 async fn a_backup_is_a_whole_store_of_its_own() {
     let (directory, store) = suite::sqlite().await;
     put(&store, "z-1", "a").await;
@@ -326,6 +346,9 @@ async fn a_full_disk_still_takes_restrictions() {
         }
     }
     assert_eq!(refused, 200);
+    let nonces = [1, 2].map(|it: u8| TokenDigest::of(&[it]));
+    store.take_nonce(&nonces[0], START, false).await.expect_err("no room");
+    assert!(store.take_nonce(&nonces[1], START, true).await.expect("taken"));
     store.dispute(&History::random()).await.expect("noted");
     store.accept(entry("history.accept")).await.expect("accepted");
 
