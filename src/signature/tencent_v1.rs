@@ -61,12 +61,12 @@ pub fn sign(
 pub struct Claim {
     pub key_id: String,
     pub time: Timestamp,
-    pub nonce: String,
+    /// It covers a nonce: no two requests that are meant have the same.
+    pub signature: Vec<u8>,
     /// All that came, those of the signature included.
     pub parameters: Pairs,
     method: Method,
     string_to_sign: String,
-    signature: Vec<u8>,
 }
 
 impl Claim {
@@ -93,10 +93,10 @@ impl Claim {
         };
         let time = seconds(find("Timestamp")?).ok_or(Fault::Malformed("Timestamp"))?;
         let signature = STANDARD.decode(find(SIGNATURE)?);
+        find("Nonce")?;
         Ok(Self {
             key_id: find("SecretId")?.to_owned(),
             time: Timestamp::from_millis(time * 1000),
-            nonce: find("Nonce")?.to_owned(),
             method,
             string_to_sign: string_to_sign(verb, needed(headers, "host")?, path, &parameters),
             signature: signature.map_err(|_| Fault::Malformed(SIGNATURE))?,

@@ -35,6 +35,17 @@ impl Action {
         Self::ALL.into_iter().find(|action| action.as_str() == name)
     }
 
+    /// Whether it can only take rights away, with these parameters.
+    pub fn restricts<'a>(self, parameter: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let disables = |name| parameter(name) == Some(Status::Disabled.as_str());
+        match self {
+            Self::Delete => true,
+            Self::UpdateStatus => disables("NewStatus"),
+            Self::UpdateSynchronization => disables(SYNCHRONIZATION),
+            Self::Create | Self::List | Self::GetSynchronization => false,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Create => "CreateSCIMCredential",

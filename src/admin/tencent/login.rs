@@ -49,6 +49,24 @@ impl<'a> Login<'a> {
         }
     }
 
+    /// What no other request has that is meant. The cloud asks for a nonce that is new only among
+    /// those of its second, and some SDKs choose it from few: the signature is over all of it. By
+    /// TC3 two requests may well be the same.
+    pub fn nonce(&self) -> Option<String> {
+        match &self.scheme {
+            Scheme::Tc3(_) => None,
+            Scheme::V1(claim) => Some(hex::encode(&claim.signature)),
+        }
+    }
+
+    /// Whether it can only take rights away.
+    pub fn restricts(&self, action: Action) -> bool {
+        match &self.scheme {
+            Scheme::Tc3(_) => false,
+            Scheme::V1(claim) => action.restricts(|name| claim.parameter(name)),
+        }
+    }
+
     /// Of temporary keys.
     pub fn token(&self) -> Option<&str> {
         let token = match &self.scheme {

@@ -1,5 +1,6 @@
 //! The dialect of Tencent Cloud Organization, version 2021-03-31. It answers 200 in any case, in an
-//! envelope, and with a content type that has no parameter: its SDKs overlook errors otherwise.
+//! envelope, and with a content type that has no parameter: its SDKs overlook errors otherwise. A
+//! request of the older scheme counts once, also across a restart.
 
 mod actions;
 mod login;
@@ -72,6 +73,14 @@ impl Tencent {
             let told = format!("{count} requests came within a second; the limit is {most}.");
             Fault::new("RequestLimitExceeded", told)
         })?;
+        if let Some(nonce) = login.nonce() {
+            let restricts = login.restricts(action);
+            if !self.desk.service.is_fresh(&caller, &nonce, login.time(), restricts).await? {
+                let told = "The request came before. Sign it anew, with another Nonce.";
+                let fault = Fault::new("AuthFailure.SignatureExpire", told);
+                return Err(self.desk.failed(received, request_id, "replayed", fault).await);
+            }
+        }
         self.run(action, &caller, login.parameters()?).await
     }
 
@@ -104,6 +113,6 @@ impl Tencent {
     }
 }
 
-/// How far a request's time may be from ours. There is no nonce: for so long a request that was
+/// How far a request's time may be from ours. TC3 has no nonce: for so long a request that was
 /// overheard can be sent again, which TLS must prevent.
 const WINDOW: Duration = Duration::from_secs(300);

@@ -239,6 +239,25 @@ async fn no_input_is_too_odd() {
     }
 }
 
+/// For these alone there is room on a full disk.
+#[test]
+fn what_only_takes_rights_away_is_told_from_the_rest() {
+    for (action, name, value, expected) in [
+        (Action::Delete, "", "", true),
+        (Action::UpdateStatus, "NewStatus", "Disabled", true),
+        (Action::UpdateStatus, "NewStatus", "Enabled", false),
+        (Action::UpdateStatus, "", "", false),
+        (Action::UpdateSynchronization, "SCIMSynchronizationStatus", "Disabled", true),
+        (Action::UpdateSynchronization, "NewStatus", "Disabled", false),
+        (Action::Create, "NewStatus", "Disabled", false),
+        (Action::List, "", "", false),
+        (Action::GetSynchronization, "", "", false),
+    ] {
+        let restricts = action.restricts(|it| (it == name).then_some(value));
+        assert_eq!(restricts, expected, "{action:?} {name} {value}");
+    }
+}
+
 #[tokio::test]
 async fn each_role_may_what_it_is_for() {
     let api = Api::new().await;
@@ -342,6 +361,32 @@ async fn the_older_scheme_does_the_same() {
     let bare = Request::post("/").header("host", HOST).header("content-type", FORM);
     let bare = bare.body(b"SecretId=operator&Action=ListSCIMCredentials".to_vec()).expect("valid");
     assert_eq!(api.send(bare).await.code, "MissingParameter");
+}
+
+#[tokio::test]
+async fn a_request_of_the_older_scheme_that_comes_again_does_nothing() {
+    let api = Api::new().await;
+    let now = api.world.now();
+    let create = |language| {
+        let more = [("ZoneId", "z-1"), ("Language", language)];
+        v1("operator", tencent_v1::Method::HmacSha256, &more, now)
+    };
+    assert_eq!(api.send(create("zh-CN")).await.code, "");
+    assert_eq!(api.send(create("zh-CN")).await.code, "AuthFailure.SignatureExpire");
+    assert_eq!(api.world.audited("login.fail").await.len(), 1);
+    assert_eq!(api.world.audited("credential.create").await.len(), 1);
+    // The same time and nonce, as a client may choose them twice.
+    assert_eq!(api.send(create("en-US")).await.code, "");
+
+    // Another process on the same store, and a tidy one.
+    api.world.clock.advance(Duration::from_secs(300));
+    api.world.service.tidy().await.expect("in memory");
+    let tencent = Tencent::new(api.world.desk(), TimeOffset::china());
+    let other = Api { tencent, ..api };
+    assert_eq!(other.send(create("zh-CN")).await.code, "AuthFailure.SignatureExpire");
+    assert_eq!(other.world.audited("login.fail").await.len(), 2);
+    let failures = &other.world.metrics.admin_login_failures;
+    assert_eq!(failures.with_label_values(&["replayed"]).get(), 2);
 }
 
 #[tokio::test]
