@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONNECTION};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
 use super::Service;
 use super::alibaba::Alibaba;
-use super::native::Native;
+use super::native::{self, Native};
 use super::signed::{Desk, Received};
 use super::tencent::Tencent;
 use crate::config::value::TimeOffset;
@@ -61,15 +61,21 @@ impl server::Service for AdminApi {
         let (parts, body) = request.into_parts();
         let signed = Signed::of_head(&parts);
         let is_form = parts.method == Method::POST && is_form(&parts.headers);
-        if parts.uri.path() != "/" || (signed.is_none() && !is_form) {
+        let is_native = parts.uri.path() != "/" || (signed.is_none() && !is_form);
+        // Nobody's request, in whichever dialect, and not every signature covers the host.
+        if is_native || native::ambiguity(&parts).is_some() {
             return self.native.call(Request::from_parts(parts, body), connection).await;
         }
         let received = Received::read(parts, body, connection).await;
-        match signed.or_else(|| Signed::of_parameters(received.form())) {
+        let mut response = match signed.or_else(|| Signed::of_parameters(received.form())) {
             Some(Signed::Tencent) => self.tencent.answer(&received).await,
             Some(Signed::Alibaba) => self.alibaba.answer(&received).await,
             None => Native::nothing_here(&received.headers),
+        };
+        if received.is_awaited {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        response
     }
 
     fn refuse(

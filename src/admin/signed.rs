@@ -9,11 +9,11 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::{Problem, Service};
 use crate::clock::{Timestamp, Uptime};
@@ -29,6 +29,9 @@ pub struct Received {
     path: String,
     query: String,
     body: Result<Bytes, Unreadable>,
+    /// Whether the client still waits for `100 Continue`. It may send the body or not: where its next
+    /// request begins cannot be known.
+    pub is_awaited: bool,
 }
 
 /// Why there is no body.
@@ -43,17 +46,25 @@ impl Received {
     pub async fn read(parts: Parts, mut incoming: Incoming, connection: &Connection) -> Self {
         let raw = connection.raw_query().and_then(|bytes| String::from_utf8(bytes).ok());
         let query = raw.unwrap_or_else(|| parts.uri.query().unwrap_or_default().to_owned());
-        let read = Limited::new(&mut incoming, BODY_BYTES_MAX).collect();
-        let body = match tokio::time::timeout(BODY_TIME, read).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unreadable::TooLarge),
-            Ok(Err(_)) => Err(Unreadable::Broken),
-            Err(_) => Err(Unreadable::Late),
+        let declared = incoming.size_hint().lower();
+        let is_begun = declared <= BODY_BYTES_MAX as u64;
+        let body = if is_begun {
+            let read = Limited::new(&mut incoming, BODY_BYTES_MAX).collect();
+            match tokio::time::timeout(BODY_TIME, read).await {
+                Ok(Ok(body)) => Ok(body.to_bytes()),
+                Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unreadable::TooLarge),
+                Ok(Err(_)) => Err(Unreadable::Broken),
+                Err(_) => Err(Unreadable::Late),
+            }
+        } else {
+            Err(Unreadable::TooLarge)
         };
-        if body.is_err() {
+        let is_awaited = !is_begun && parts.headers.contains_key(EXPECT);
+        if body.is_err() && !is_awaited {
             connection.discard(incoming);
         }
-        Self::new(parts, query, body, connection.peer.ip().unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
+        let peer = connection.peer.ip().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        Self { is_awaited, ..Self::new(parts, query, body, peer) }
     }
 
     fn new(mut parts: Parts, query: String, body: Result<Bytes, Unreadable>, peer: IpAddr) -> Self {
@@ -65,7 +76,8 @@ impl Received {
             parts.headers.insert(HOST, authority);
         }
         let path = parts.uri.path().to_owned();
-        Self { method: parts.method, headers: parts.headers, peer, path, query, body }
+        let (method, headers) = (parts.method, parts.headers);
+        Self { method, headers, peer, path, query, body, is_awaited: false }
     }
 
     pub fn request(&self) -> Result<signature::Request<'_>, Unreadable> {
@@ -103,7 +115,8 @@ impl Received {
     }
 }
 
-const BODY_BYTES_MAX: usize = 1 << 20;
+/// Far more than any action needs: strangers too may have as much of our memory.
+const BODY_BYTES_MAX: usize = 64 << 10;
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// Where a dialect finds the service, and what is counted for it.

@@ -314,7 +314,7 @@ fn each_way_of_sending_is_understood() {
     let told = enveloped(&send(bed.address, format!("{head}{body}").as_bytes()));
     assert_eq!(told["TotalCounts"], 0, "{told}");
     // The connection goes on after a body that was too large.
-    let large = "x".repeat((1 << 20) + 1);
+    let large = "x".repeat((64 << 10) + 1);
     let headers = tc3_headers(KEYS[0].0, &host, "POST", "", "ListSCIMCredentials", &large);
     let mut client = Client::connect(bed.address);
     client.write(&bytes("POST /", &headers, &large));
@@ -333,6 +333,44 @@ fn each_way_of_sending_is_understood() {
     let reply = send(bed.address, &bytes("POST /v1/tenants", &headers, "{}"));
     assert_eq!(reply.header("content-type"), Some("application/problem+json"));
     assert!(!bed.process.said().contains("panicked"));
+}
+
+#[test]
+fn a_body_that_is_said_to_be_too_large_is_refused_before_it_comes() {
+    let bed = Bed::start();
+    let host = bed.address.to_string();
+    let mut headers = tc3_headers(KEYS[0].0, &host, "POST", "", "ListSCIMCredentials", "{}");
+    headers.push(("content-length", ((64 << 10) + 1).to_string()));
+    for waits in [false, true] {
+        if waits {
+            headers.push(("expect", "100-continue".to_owned()));
+        }
+        let fields: String =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let reply = send(bed.address, format!("POST / HTTP/1.1\r\n{fields}\r\n").as_bytes());
+        let closes = reply.header("connection") == Some("close");
+        let told = enveloped(&reply);
+        assert_eq!(told["Error"]["Code"], "RequestSizeLimitExceeded", "{told}");
+        assert_eq!(closes, waits, "a body that may come or not is no request");
+    }
+}
+
+/// RPC v1 covers no host, and whoever stood before us may have gone by another one.
+#[test]
+fn a_request_for_two_hosts_is_nobodys() {
+    let bed = Bed::start();
+    let host = format!("Host: {}\r\n", bed.address);
+    for hosts in [String::new(), host.repeat(2)] {
+        let action = [("Action", "ListSCIMServerCredentials"), ("DirectoryId", "z-a")];
+        let all = [&action[..], &[("Version", "2021-05-15")]].concat();
+        let nonce = format!("{:x}", fastrand::u128(..));
+        let query = encode(alibaba_rpc::sign(&key(KEYS[0].0), "GET", &all, now(), &nonce));
+        let request = |hosts: &str| format!("GET /?{query} HTTP/1.1\r\n{hosts}\r\n");
+        let reply = send(bed.address, request(&hosts).as_bytes());
+        assert_eq!((reply.status, reply.header("connection")), (400, Some("close")));
+        assert_eq!(reply.json()["code"], "framing_invalid");
+        assert_eq!(send(bed.address, request(&host).as_bytes()).status, 200, "nothing was taken");
+    }
 }
 
 /// The roads are apart: an admin token signs nothing, and a secret is no token.

@@ -58,7 +58,7 @@ impl From<Unreadable> for Fault {
     fn from(unreadable: Unreadable) -> Self {
         match unreadable {
             Unreadable::TooLarge => {
-                Self::new(413, "RequestTooLarge", "A body may have 1 MB at most.")
+                Self::new(413, "RequestTooLarge", "A body may have 64 KiB at most.")
             }
             Unreadable::Late | Unreadable::Broken => {
                 Self::new(400, "InvalidParameter.Format", "The body did not arrive whole.")

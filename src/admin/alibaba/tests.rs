@@ -298,7 +298,7 @@ async fn who_signs_wrongly_is_told_what_is_wrong() {
     let mut body = create(&operator, now);
     body.body_mut().push(b'{');
     let mut large = create(&operator, now);
-    large.body_mut().resize((1 << 20) + 1, b' ');
+    large.body_mut().resize((64 << 10) + 1, b' ');
     let with_token = Key { token: Some("a-session"), ..operator };
     for (request, status, code) in [
         (create(&key("nobody", &secret), now), 404, "InvalidAccessKeyId.NotFound"),

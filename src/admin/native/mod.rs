@@ -254,9 +254,9 @@ impl server::Service for Native {
 
 /// A request that somebody before us may have read otherwise.
 #[derive(Clone, Copy)]
-struct Ambiguous(&'static str);
+pub(super) struct Ambiguous(&'static str);
 
-fn ambiguity(parts: &Parts) -> Option<Ambiguous> {
+pub(super) fn ambiguity(parts: &Parts) -> Option<Ambiguous> {
     // RFC 9112 section 3.2.
     let hosts = parts.headers.get_all(HOST).iter().count();
     let wrong = hosts > 1 || (hosts == 0 && parts.version == Version::HTTP_11);

@@ -39,7 +39,7 @@ impl From<Unreadable> for Fault {
     fn from(unreadable: Unreadable) -> Self {
         match unreadable {
             Unreadable::TooLarge => {
-                Self::new("RequestSizeLimitExceeded", "A body may have 1 MB at most.")
+                Self::new("RequestSizeLimitExceeded", "A body may have 64 KiB at most.")
             }
             Unreadable::Late | Unreadable::Broken => {
                 Self::new("InvalidRequest", "The body did not arrive whole.")
