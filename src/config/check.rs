@@ -1,5 +1,6 @@
 //! The rules between the values of a config: what each of them cannot know alone.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
@@ -305,11 +306,6 @@ fn check_admin(admin: &Admin, faults: &mut Faults) {
             format!("{place}.name"),
             "must be 1 to 64 of A-Z a-z 0-9 . _ @ -: the audit log calls its holder so",
         );
-        faults.add_if(
-            admin.tokens[..index].iter().any(|other| other.name == token.name),
-            format!("{place}.name"),
-            "is taken by another token: give each a name of its own",
-        );
     }
     let asked_for = admin.tls.as_ref().is_some_and(|tls| tls.client_auth().is_some());
     for (index, certificate) in admin.certificates.iter().enumerate() {
@@ -326,13 +322,9 @@ fn check_admin(admin: &Admin, faults: &mut Faults) {
             &place,
             "must be a URI or a DNS name of up to 255 printable characters",
         );
-        faults.add_if(
-            admin.certificates[..index].iter().any(|other| other.san == *san),
-            &place,
-            "stands here twice: keep one",
-        );
     }
     check_access_keys(admin, faults);
+    check_names(admin, faults);
     check_mirrors(admin, faults);
     let limits = &admin.limits;
     faults.add_if(
@@ -372,17 +364,35 @@ fn check_access_keys(admin: &Admin, faults: &mut Faults) {
             format!("{place}.id"),
             "must be 1 to 64 of A-Z a-z 0-9 . _ @ -",
         );
-        let others = admin.access_keys[..index].iter().map(|other| &other.id);
-        faults.add_if(
-            others.chain(admin.tokens.iter().map(|token| &token.name)).any(|it| *it == key.id),
-            format!("{place}.id"),
-            "is taken by another key or token: the audit log could not tell the two apart",
-        );
         faults.add_if(
             key.role == Role::Replica,
             format!("{place}.role"),
             "is for proxies, which take a token: write operator, responder or reader",
         );
+    }
+}
+
+/// Whoever may use the API, by whatever, is audited under a name, and reports for a replica under it.
+fn check_names(admin: &Admin, faults: &mut Faults) {
+    let numbered = |list: &str, index: usize, key: &str| format!("admin.{list}[{index}].{key}");
+    let mut names: Vec<(&str, String)> = Vec::new();
+    for (index, token) in admin.tokens.iter().enumerate() {
+        names.push((&token.name, numbered("tokens", index, "name")));
+    }
+    for (index, certificate) in admin.certificates.iter().enumerate() {
+        names.push((&certificate.san, numbered("certificates", index, "san")));
+    }
+    for (index, key) in admin.access_keys.iter().enumerate() {
+        names.push((&key.id, numbered("access_keys", index, "id")));
+    }
+    let mut first = HashMap::new();
+    for (name, place) in names {
+        if let Some(other) = first.get(name) {
+            let what = format!("is taken by {other}: the audit log could not tell the two apart");
+            faults.add(place, what);
+        } else {
+            first.insert(name, place);
+        }
     }
 }
 
@@ -629,15 +639,34 @@ ops: { listen: 127.0.0.1:9090 }
         check(&keys("0.0.0.0", std::slice::from_ref(&good)), &["admin.listen: is not loopback"]);
         let twins = [good, key("AKID1", "reader"), key("ci", "reader"), key("a/b", "reader")];
         let told = [
+            "admin.access_keys[3].id: must be",
             "admin.access_keys[1].id: is taken",
             "admin.access_keys[2].id: is taken",
-            "admin.access_keys[3].id: must be",
         ];
         check(&keys("127.0.0.1", &twins), &told);
         let told = ["admin.access_keys[0].role: is for proxies"];
         check(&keys("127.0.0.1", &[key("AKID1", "replica")]), &told);
         let rates = "listen: '127.0.0.1:8081', limits: { tencent_requests_per_second: 0 }";
         check(rates, &["admin.limits.tencent_requests_per_second: must be"]);
+    }
+
+    #[test]
+    fn no_two_who_use_the_admin_api_have_one_name() {
+        let tls = "{ certificate: a, private_key: b, client_ca: c, client_auth: optional }";
+        let text = format!(
+            "admin: {{ listen: '127.0.0.1:8081', store: 'sqlite:a', tls: {tls},\n  \
+             tokens: [{{ name: a, role: replica, token: 'env:A' }}, {{ name: b, role: reader, \
+             token: 'env:B' }}, {{ name: a, role: reader, token: 'env:C' }}],\n  \
+             certificates: [{{ san: b, role: replica }}, {{ san: c, role: reader }}],\n  \
+             access_keys: [{{ id: c, secret: 'env:D', role: reader }}, {{ id: d, secret: 'env:E', \
+             role: reader }}] }}\nops:"
+        );
+        let told = [
+            "admin.tokens[2].name: is taken by admin.tokens[0].name",
+            "admin.certificates[0].san: is taken by admin.tokens[1].name",
+            "admin.access_keys[0].id: is taken by admin.certificates[1].san",
+        ];
+        check("ops:", &text, &told);
     }
 
     #[test]
@@ -737,7 +766,8 @@ ops: { listen: 127.0.0.1:9090 }
         for tls in ["", ", tls: { certificate: a, private_key: b }"] {
             check(tls, one, &["admin.certificates[0].san: needs clients that are asked"]);
         }
-        check(asks, &format!("{one}, {one}"), &["admin.certificates[1].san: stands here twice"]);
+        let told = "admin.certificates[1].san: is taken by admin.certificates[0].san";
+        check(asks, &format!("{one}, {one}"), &[told]);
         check(asks, "{ san: '', role: reader }", &["admin.certificates[0].san: must be a URI"]);
     }
 
