@@ -735,13 +735,16 @@ impl Service {
         Ok((found, next))
     }
 
-    /// Work for about once a minute.
+    /// Work for about once a minute. What fails of it keeps nothing else from being done.
     pub async fn tidy(&self) -> Result<(), Failed> {
         let now = self.clock.now();
-        self.replicas.sweep(&now).await?;
-        self.store.forget_nonces(now.wall).await?;
-        let kept = Timestamp::from_millis(now.wall.as_millis() - LOG_KEPT.as_millis() as i64);
-        self.store.compact(kept).await
+        // A clock that jumps ahead for a moment makes nothing forgotten.
+        let sure = now.wall.min(now.ratchet);
+        let kept = Timestamp::from_millis(sure.as_millis() - LOG_KEPT.as_millis() as i64);
+        let swept = self.replicas.sweep(&now).await;
+        let forgotten = self.store.forget_nonces(sure).await;
+        let compacted = self.store.compact(kept).await;
+        swept.and(forgotten).and(compacted)
     }
 
     // What these lean on.

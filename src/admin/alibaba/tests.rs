@@ -374,6 +374,26 @@ async fn a_request_that_comes_again_does_nothing() {
 }
 
 #[tokio::test]
+async fn a_clock_that_jumps_for_a_moment_brings_no_request_back() {
+    let api = Api::new().await;
+    let secret = secret("operator");
+    let start = api.world.now();
+    let create = || {
+        let action = "CreateSCIMServerCredential";
+        acs3_with(&key("operator", &secret), action, &[DIRECTORY], "", start, "one")
+    };
+    assert_eq!(api.send(create()).await.status, 200);
+    api.world.clock.set_wall(start.plus(Duration::from_secs(86_400)));
+    api.world.service.tidy().await.expect("in memory");
+    api.world.clock.set_wall(start);
+    assert_eq!(api.send(create()).await.code, "SignatureNonceUsed");
+    api.world.clock.advance(Duration::from_secs(3600));
+    api.world.service.tidy().await.expect("in memory");
+    api.world.clock.set_wall(start);
+    assert_eq!(api.send(create()).await.status, 200, "they are not kept for ever");
+}
+
+#[tokio::test]
 async fn parameters_may_stand_in_the_query_in_a_form_or_in_both() {
     let api = Api::new().await;
     let (now, secret) = (api.world.now(), secret("operator"));
