@@ -7,7 +7,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_lc_rs::rand;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::cloud::{
@@ -95,7 +94,7 @@ impl Cloud for Alibaba {
     async fn list(&self) -> Result<Vec<Listed>, CloudError> {
         let answer = self.act(Effect::Read, "ListSCIMServerCredentials", &[]).await?;
         let listing: Listing =
-            read(answer).ok_or_else(|| CloudError::Implausible(UNFIT.to_owned()))?;
+            cloud::read(answer).ok_or_else(|| CloudError::Implausible(UNFIT.to_owned()))?;
         let rows = listing.credentials.iter().map(|row| self.listed(row));
         cloud::whole_listing(listing.total, rows)
     }
@@ -103,7 +102,7 @@ impl Cloud for Alibaba {
     /// Takes no lifetime.
     async fn create(&self, _: Duration) -> Result<Created, CloudError> {
         let mut answer = self.act(Effect::Change, "CreateSCIMServerCredential", &[]).await?;
-        let NewRow { row, secret } = read(answer[CREDENTIAL].take())
+        let NewRow { row, secret } = cloud::read(answer[CREDENTIAL].take())
             .ok_or_else(|| CloudError::Uncertain(UNFIT.to_owned()))?;
         cloud::created(self.listed(&row), secret)
     }
@@ -150,11 +149,6 @@ fn judge(effect: Effect, told: &Told) -> Result<(), CloudError> {
         None if !failed && request.is_some() => Ok(()),
         None => Err(told.foreign(effect)),
     }
-}
-
-/// What does not fit is not quoted: it may hold a secret.
-fn read<T: DeserializeOwned>(answer: Value) -> Option<T> {
-    serde_json::from_value(answer).ok()
 }
 
 /// Each request has its own.

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Full;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::client::{Answer, Pool, date_of, pool, with_causes};
@@ -296,6 +297,11 @@ pub(super) fn whole_listing(
         Some(twin) => Err(CloudError::Implausible(format!("{} stands there twice", twin.id))),
         None => Ok(rows),
     }
+}
+
+/// What an answer holds. What does not fit is not quoted: it may hold a secret.
+pub(super) fn read<T: DeserializeOwned>(answer: Value) -> Option<T> {
+    serde_json::from_value(answer).ok()
 }
 
 /// A new credential. What is wrong with it is not quoted, since a secret stands there too; it is lost

@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::cloud::{
@@ -113,7 +112,7 @@ impl Cloud for Tencent {
     async fn list(&self) -> Result<Vec<Listed>, CloudError> {
         let answer = self.act(Effect::Read, "ListSCIMCredentials", json!({})).await?;
         let listing: Listing =
-            read(answer).ok_or_else(|| CloudError::Implausible(UNFIT.to_owned()))?;
+            cloud::read(answer).ok_or_else(|| CloudError::Implausible(UNFIT.to_owned()))?;
         let rows = listing.credentials.iter().map(|row| self.listed(row));
         cloud::whole_listing(listing.total, rows)
     }
@@ -122,7 +121,7 @@ impl Cloud for Tencent {
         let parameters = json!({ "ExpireDuration": lifetime.as_secs() });
         let answer = self.act(Effect::Change, "CreateSCIMCredential", parameters).await?;
         let NewRow { row, secret } =
-            read(answer).ok_or_else(|| CloudError::Uncertain(UNFIT.to_owned()))?;
+            cloud::read(answer).ok_or_else(|| CloudError::Uncertain(UNFIT.to_owned()))?;
         cloud::created(self.listed(&row), secret)
     }
 
@@ -152,11 +151,6 @@ fn judge(effect: Effect, told: &Told) -> Result<(), CloudError> {
         None if told.status.is_success() && error.is_null() && request.is_some() => Ok(()),
         None => Err(told.foreign(effect)),
     }
-}
-
-/// What does not fit is not quoted: it may hold a secret.
-fn read<T: DeserializeOwned>(answer: Value) -> Option<T> {
-    serde_json::from_value(answer).ok()
 }
 
 #[derive(Deserialize)]
