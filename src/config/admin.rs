@@ -163,7 +163,7 @@ pub struct AccessKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// All of the native API.
+    /// Everything but what replicas do.
     Operator,
     /// Lists credentials and disables them.
     Responder,

@@ -68,7 +68,7 @@ pub fn write(
     for (name, value) in headers {
         let name = name.as_str();
         let passes = match name {
-            // Said anew for this hop.
+            // Said anew for this hop; an expectation is met here and goes no further.
             "host" | "content-length" | "expect" | "cookie" => false,
             "authorization" => authorization_passes && !is_nominated(name),
             "traceparent" | "tracestate" => identity.trace.is_from_client && !is_nominated(name),

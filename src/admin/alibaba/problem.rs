@@ -1,6 +1,6 @@
 //! Every way in which this dialect says no, by the codes that Alibaba Cloud documents. Nothing that
-//! a client sent is repeated but the string to sign, which it has made itself and which holds no
-//! secret.
+//! a client sent is repeated but the host that it has named, and the string to sign, which it has
+//! made itself and which holds no secret.
 
 use std::borrow::Cow;
 
