@@ -8,7 +8,9 @@ use rustls_pki_types::ServerName;
 use super::tls::Tls;
 use super::value::{AdminUrl, ListenAddress, Location, RouteTenant, Segment, Span, host_name};
 use super::yaml::Fault;
-use super::{Admin, Alibaba, Config, Limits, Proxy, Role, Route, Source, Tencent, Upstream};
+use super::{
+    Admin, Alibaba, Config, Credentials, Limits, Proxy, Role, Route, Source, Tencent, Upstream,
+};
 use crate::credential::feed::History;
 
 /// All faults, without lines.
@@ -430,26 +432,7 @@ fn check_credentials(config: &Config, faults: &mut Faults) {
             "is no history's id: the log and `source accept` name it",
         );
     }
-    faults.add_if(
-        credentials.source == Source::Tencent && credentials.tencent.is_none(),
-        "credentials.tencent",
-        "is missing: add the section with zone_id, secret_id, secret_key and enrolment",
-    );
-    faults.add_if(
-        credentials.source == Source::Alibaba && credentials.alibaba.is_none(),
-        "credentials.alibaba",
-        "is missing: add the section with directory_id, access_key_id, access_key_secret and enrolment",
-    );
-    if let Some(tencent) = &credentials.tencent {
-        let lacks = credentials.source == Source::Tencent && tencent.enrolment.is_none();
-        faults.add_if(lacks, "credentials.tencent.enrolment", NO_ENROLMENT);
-        check_tencent(tencent, "credentials.tencent", faults);
-    }
-    if let Some(alibaba) = &credentials.alibaba {
-        let lacks = credentials.source == Source::Alibaba && alibaba.enrolment.is_none();
-        faults.add_if(lacks, "credentials.alibaba.enrolment", NO_ENROLMENT);
-        check_alibaba(alibaba, "credentials.alibaba", faults);
-    }
+    check_cloud_source(credentials, faults);
     faults.add_if(
         credentials.source == Source::File && credentials.file.is_none(),
         "credentials.source",
@@ -469,7 +452,34 @@ fn check_credentials(config: &Config, faults: &mut Faults) {
     }
 }
 
-const NO_ENROLMENT: &str = "is missing: the cloud tells no digests, so name the file that has them";
+fn check_cloud_source(credentials: &Credentials, faults: &mut Faults) {
+    let (tencent, alibaba) = (&credentials.tencent, &credentials.alibaba);
+    if let Some(tencent) = tencent {
+        check_tencent(tencent, "credentials.tencent", faults);
+    }
+    if let Some(alibaba) = alibaba {
+        check_alibaba(alibaba, "credentials.alibaba", faults);
+    }
+    let tencent = tencent.as_ref().map(|it| it.enrolment.is_some());
+    let alibaba = alibaba.as_ref().map(|it| it.enrolment.is_some());
+    let (enrolled, name, keys) = match credentials.source {
+        Source::Tencent => (tencent, "tencent", "zone_id, secret_id, secret_key"),
+        Source::Alibaba => (alibaba, "alibaba", "directory_id, access_key_id, access_key_secret"),
+        Source::Embedded | Source::Native | Source::File => return,
+    };
+    match enrolled {
+        None => faults.add(
+            "credentials.source",
+            format!("is {name}, and there is no {name} section: add one with {keys} and enrolment"),
+        ),
+        Some(false) => faults.add(
+            format!("credentials.{name}"),
+            "names no file with the digests of tokens, which the cloud does not tell: add \
+             enrolment: enrolment.yaml",
+        ),
+        Some(true) => {}
+    }
+}
 
 fn check_mirrors(admin: &Admin, faults: &mut Faults) {
     for (index, mirror) in admin.mirror.iter().enumerate() {
@@ -795,6 +805,13 @@ ops: { listen: 127.0.0.1:9090 }
             let told = format!("credentials.{name}.endpoint: write https://");
             check(&section(", endpoint: 'https://guard/v1'"), &[&told]);
             check(&section(", regoin: a"), &["unknown key"]);
+            let source = |section: &str, told: &[&str]| {
+                self::check("source: file,", &format!("source: {name},{section}"), told);
+            };
+            source("", &[&format!("is {name}, and there is no {name} section")]);
+            let told = format!("credentials.{name}: names no file with the digests");
+            source(&format!(" {},", section("")), &[&told]);
+            source(&format!(" {},", section(", enrolment: e.yaml")), &[]);
         }
         check(&tencent(", region: ap-guangzhou, time_offset: '-03:00'"), &[]);
         check(&tencent(", region: 'a b'"), &["credentials.tencent.region: must be a region's"]);

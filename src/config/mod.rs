@@ -317,10 +317,11 @@ pub enum Source {
     Embedded,
     /// The admin API of another process.
     Native,
-    /// A zone of Tencent Cloud Organization.
+    /// A zone of Tencent Cloud Organization, and the enrolment file with its tokens' digests.
     Tencent,
-    /// A directory of Alibaba Cloud CloudSSO.
+    /// A directory of Alibaba Cloud CloudSSO, and the enrolment file with its tokens' digests.
     Alibaba,
+    /// A file that people write.
     File,
 }
 
