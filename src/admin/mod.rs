@@ -26,7 +26,7 @@ use crate::config::{AdminLimits, Role};
 use crate::credential::feed::{
     Changes, Gone, Head, Heard, Page, PageKey, Position, Report, TenantRow,
 };
-use crate::credential::token::MintedToken;
+use crate::credential::token::{self, MintedToken};
 use crate::credential::{
     Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
 };
@@ -772,7 +772,7 @@ impl Service {
         let (digest, hint, minted) = match secret {
             Secret::Mint => {
                 let token = MintedToken::mint();
-                (token.digest(), Some(rules::hint(token.reveal())), Some(token))
+                (token.digest(), Some(token::hint(token.reveal())), Some(token))
             }
             known => {
                 let (digest, hint) = told(known)?;
@@ -989,7 +989,7 @@ impl Service {
 /// The digest of a token that somebody has, and what people may see of it.
 fn told(secret: Secret) -> Result<(TokenDigest, Option<String>), Problem> {
     match secret {
-        Secret::Known(text) => Ok((rules::strong(&text)?, Some(rules::hint(&text)))),
+        Secret::Known(text) => Ok((rules::strong(&text)?, Some(token::hint(&text)))),
         Secret::Digest(digest) if digest != TokenDigest::of(b"") => Ok((digest, None)),
         Secret::Digest(_) => {
             let what = "is the digest of an empty text: the variable was not set".to_owned();

@@ -126,11 +126,6 @@ fn free(view: &View, new: &Record) -> Result<(), Denied> {
     }
 }
 
-/// The last characters of a token, by which people tell two apart.
-pub fn hint(token: &str) -> String {
-    token.get(token.len().saturating_sub(4)..).unwrap_or_default().to_owned()
-}
-
 /// The digest of a token made elsewhere, if it is one that cannot be guessed at once.
 pub fn strong(token: &str) -> Result<TokenDigest, Problem> {
     let invalid = |what: &str| Problem::Invalid { field: "secret", what: what.to_owned() };

@@ -113,6 +113,11 @@ impl MintedToken {
     }
 }
 
+/// The last characters of a token, by which people tell two apart.
+pub fn hint(token: &str) -> String {
+    token.get(token.len().saturating_sub(4)..).unwrap_or_default().to_owned()
+}
+
 /// Random characters, each one of the first `KINDS` of 0-9 a-z A-Z with the same chance.
 pub(super) fn random_text<const KINDS: u8>(length: usize) -> String {
     let mut text = String::with_capacity(length);

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Listing;
 use crate::clock::Timestamp;
@@ -63,7 +63,8 @@ impl CredentialReader {
         Ok(self.read_rows(content)?.into_iter().map(labelled).collect())
     }
 
-    fn read_rows(&mut self, content: &[u8]) -> Result<Vec<Row>, Faults> {
+    /// All rows as they stand there.
+    pub fn read_rows(&mut self, content: &[u8]) -> Result<Vec<Row>, Faults> {
         self.ends_line.1 = content.ends_with(b"\n");
         if self.ends_line == (true, false) && !content.is_empty() && !content.ends_with(b"]") {
             return Err(Faults::one(
@@ -280,30 +281,89 @@ fn json_faults<T: serde::de::DeserializeOwned>(line: u64, text: &str) -> Vec<Fau
 const EMPTY: &str = "this is empty: write [] if there should be nothing in it";
 
 /// A row of the credential file. Keys are the native API's; those that only inform people are
-/// known, and not kept but for the label.
-#[derive(Deserialize)]
+/// known, and change nothing.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
+pub struct Row {
     credential_id: Text<CredentialId>,
     tenant: Text<TenantId>,
     digest: Text<TokenDigest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<RowStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     expire_time: Option<Text<Timestamp>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     insecure_no_expiry: bool,
-    #[serde(rename = "credential_type")]
-    _credential_type: Option<CredentialType>,
-    #[serde(rename = "create_time")]
-    _create_time: Option<Text<Timestamp>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential_type: Option<CredentialType>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    create_time: Option<Text<Timestamp>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     label: Option<String>,
-    #[serde(rename = "hint")]
-    _hint: Option<String>,
-    #[serde(rename = "created_by")]
-    _created_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_by: Option<String>,
+}
+
+/// What a row tells people beside the credential.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    pub create_time: Option<Timestamp>,
+    pub label: Option<String>,
+    pub hint: Option<String>,
 }
 
 impl Row {
-    fn into_credential(self) -> Credential {
+    pub fn new(credential: &Credential, about: About) -> Self {
+        let expire_time = match credential.expiry {
+            Expiry::At(end) => Some(Text(end)),
+            Expiry::Never => None,
+        };
+        Self {
+            credential_id: Text(credential.id.clone()),
+            tenant: Text(credential.tenant.clone()),
+            digest: Text(credential.digest),
+            status: Some(credential.status.into()),
+            insecure_no_expiry: expire_time.is_none(),
+            expire_time,
+            credential_type: None,
+            create_time: about.create_time.map(Text),
+            label: about.label,
+            hint: about.hint,
+            created_by: None,
+        }
+    }
+
+    pub fn id(&self) -> &CredentialId {
+        &self.credential_id.0
+    }
+
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant.0
+    }
+
+    pub fn digest(&self) -> &TokenDigest {
+        &self.digest.0
+    }
+
+    pub fn is_of(&self, tenant: &TenantId, id: &CredentialId) -> bool {
+        self.tenant.0 == *tenant && self.credential_id.0 == *id
+    }
+
+    pub fn set_status(&mut self, status: Status) {
+        self.status = Some(status.into());
+    }
+
+    pub fn about(&self) -> About {
+        About {
+            create_time: self.create_time.as_ref().map(|time| time.0),
+            label: self.label.clone(),
+            hint: self.hint.clone(),
+        }
+    }
+
+    pub fn into_credential(self) -> Credential {
         Credential {
             id: self.credential_id.0,
             tenant: self.tenant.0,
@@ -317,13 +377,22 @@ impl Row {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 enum RowStatus {
     Enabled,
     Disabled,
 }
 
-#[derive(Deserialize)]
+impl From<Status> for RowStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Enabled => Self::Enabled,
+            Status::Disabled => Self::Disabled,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
 enum CredentialType {
     BearerToken,
 }
@@ -339,6 +408,12 @@ struct Denial {
 /// A value written as text. Its refusal does not repeat what was written: somebody may have put
 /// the token where its digest belongs.
 struct Text<T>(T);
+
+impl<T: fmt::Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
 
 trait Written: Sized {
     const WANTED: &'static str;

@@ -5,6 +5,7 @@ pub mod alibaba;
 pub mod client;
 pub mod cloud;
 pub mod embedded;
+pub mod enrolment;
 pub mod file;
 pub mod native;
 pub mod tencent;

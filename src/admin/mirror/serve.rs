@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::rules::{Listing, block, enable, enrolled};
 use super::{Mirror, Trouble, declared};
 use crate::admin::Problem;
-use crate::admin::rules::{Overlap, hint};
+use crate::admin::rules::Overlap;
 use crate::clock::Timestamp;
+use crate::credential::token::hint;
 use crate::credential::{Credential, CredentialId, Expiry, Status, TokenDigest};
 use crate::source::cloud::{CloudError, CloudSecret, Created, Listed};
 use crate::store::{
