@@ -65,7 +65,7 @@ impl Alibaba {
         // Left unsigned: what stands between may write it in another way.
         headers.push(("accept", "application/json".to_owned()));
         let told = self.line.post(effect, &query, headers, Vec::new()).await?;
-        judge(effect, &told)?;
+        judge(effect, action, &told)?;
         Ok(told.json)
     }
 
@@ -99,7 +99,10 @@ impl Cloud for Alibaba {
         cloud::whole_listing(listing.total, rows)
     }
 
-    /// Takes no lifetime.
+    fn lifetime(&self) -> Option<Duration> {
+        Some(YEAR)
+    }
+
     async fn create(&self, _: Duration) -> Result<Created, CloudError> {
         let mut answer = self.act(Effect::Change, "CreateSCIMServerCredential", &[]).await?;
         let NewRow { row, secret } = cloud::read(answer[CREDENTIAL].take())
@@ -126,7 +129,7 @@ impl Cloud for Alibaba {
 }
 
 /// A code is an error with every HTTP status. What has no request id is not the API's.
-fn judge(effect: Effect, told: &Told) -> Result<(), CloudError> {
+fn judge(effect: Effect, action: &str, told: &Told) -> Result<(), CloudError> {
     let text = |name: &str| told.json[name].as_str();
     let request = text("RequestId");
     let failed = !told.status.is_success();
@@ -143,7 +146,8 @@ fn judge(effect: Effect, told: &Told) -> Result<(), CloudError> {
         Some(code) => {
             let message = text("Message").unwrap_or_default();
             let request = request.unwrap_or_default();
-            let complaint = Complaint { code, message, request, retry_after };
+            let permission = format!("{SERVICE}:{action}");
+            let complaint = Complaint { code, message, request, permission, retry_after };
             Err(complaint.mean(&CODES, effect, told))
         }
         None if !failed && request.is_some() => Ok(()),
@@ -184,7 +188,9 @@ struct NewRow {
     secret: Option<String>,
 }
 
+const SERVICE: &str = "cloudsso";
 const VERSION: &str = "2021-05-15";
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const CREDENTIAL: &str = "SCIMServerCredential";
 const UNFIT: &str = "the answer does not have its form";
 /// The first that fits counts.
@@ -194,8 +200,8 @@ const CODES: [(&str, Meaning); 14] = [
     ("SignatureDoesNotMatch", Meaning::Refused),
     ("InvalidSecurityToken", Meaning::Refused),
     ("MissingSecurityToken", Meaning::Refused),
-    ("Forbidden", Meaning::Refused),
-    ("NoPermission", Meaning::Refused),
+    ("Forbidden", Meaning::Forbidden),
+    ("NoPermission", Meaning::Forbidden),
     ("EntityNotExists.SCIMCredential", Meaning::Missing),
     ("EntityNotExists.SCIMServerCredential", Meaning::Missing),
     ("EntityNotExists.Directory", Meaning::TenantMissing),

@@ -38,8 +38,13 @@ pub trait Cloud: Send + Sync + 'static {
     /// All of them, or an error.
     async fn list(&self) -> Result<Vec<Listed>, CloudError>;
 
-    /// Makes one that lives as long, or, where the cloud takes no wish, as long as that gives it: a
-    /// year at Alibaba. After an uncertain one, `list` tells whether it is there.
+    /// How long a new one lives where the cloud takes no wish.
+    fn lifetime(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Makes one that lives as long, or, where the cloud takes no wish, as long as that gives it.
+    /// After an uncertain one, `list` tells whether it is there.
     async fn create(&self, lifetime: Duration) -> Result<Created, CloudError>;
 
     /// A status that it has already is set again.
@@ -193,6 +198,8 @@ pub(super) enum Meaning {
     Throttled,
     Clock,
     Refused,
+    /// The key is a good one, and may not do this.
+    Forbidden,
     Missing,
     TenantMissing,
     LimitReached,
@@ -206,6 +213,8 @@ pub(super) struct Complaint<'a> {
     pub message: &'a str,
     /// By which the cloud's support finds the request.
     pub request: &'a str,
+    /// What it takes to be allowed it, as policies write it.
+    pub permission: String,
     pub retry_after: Option<Duration>,
 }
 
@@ -230,6 +239,9 @@ impl Complaint<'_> {
                 CloudError::Clock { ours_ahead_millis: answer.ours_ahead_millis }
             }
             Some(Meaning::Refused) => CloudError::Refused(text),
+            Some(Meaning::Forbidden) => {
+                CloudError::Refused(format!("{text}: it needs {}", self.permission))
+            }
             Some(Meaning::Missing) => CloudError::Missing,
             Some(Meaning::TenantMissing) => CloudError::TenantMissing(text),
             Some(Meaning::LimitReached) => CloudError::LimitReached(text),

@@ -74,7 +74,7 @@ impl Tencent {
         headers.push(("x-tc-language", "en-US".to_owned()));
         headers.extend(self.region.iter().map(|region| ("x-tc-region", region.clone())));
         let mut told = self.line.post(effect, "", headers, body).await?;
-        judge(effect, &told)?;
+        judge(effect, action, &told)?;
         Ok(told.json["Response"].take())
     }
 
@@ -137,7 +137,7 @@ impl Cloud for Tencent {
 }
 
 /// Errors come with HTTP 200 as well. What has no request id is not the API's.
-fn judge(effect: Effect, told: &Told) -> Result<(), CloudError> {
+fn judge(effect: Effect, action: &str, told: &Told) -> Result<(), CloudError> {
     let response = &told.json["Response"];
     let error = &response["Error"];
     let request = response["RequestId"].as_str();
@@ -145,7 +145,9 @@ fn judge(effect: Effect, told: &Told) -> Result<(), CloudError> {
         Some(code) => {
             let message = error["Message"].as_str().unwrap_or_default();
             let request = request.unwrap_or_default();
-            let complaint = Complaint { code, message, request, retry_after: told.retry_after() };
+            let permission = format!("{SERVICE}:{action}");
+            let retry_after = told.retry_after();
+            let complaint = Complaint { code, message, request, permission, retry_after };
             Err(complaint.mean(&CODES, effect, told))
         }
         None if told.status.is_success() && error.is_null() && request.is_some() => Ok(()),
@@ -185,11 +187,12 @@ const SERVICE: &str = "organization";
 const VERSION: &str = "2021-03-31";
 const UNFIT: &str = "the answer does not have its form";
 /// The first that fits counts.
-const CODES: [(&str, Meaning); 15] = [
+const CODES: [(&str, Meaning); 16] = [
     ("RequestLimitExceeded", Meaning::Throttled),
     ("AuthFailure.SignatureExpire", Meaning::Clock),
+    ("AuthFailure.UnauthorizedOperation", Meaning::Forbidden),
     ("AuthFailure", Meaning::Refused),
-    ("UnauthorizedOperation", Meaning::Refused),
+    ("UnauthorizedOperation", Meaning::Forbidden),
     ("IpInBlacklist", Meaning::Refused),
     ("IpNotInWhitelist", Meaning::Refused),
     ("FailedOperation.IdentityCenterNotOpen", Meaning::Refused),

@@ -558,7 +558,15 @@ async fn what_the_cloud_says_is_told_in_one_phrase() {
     let told = bed.list(bed.error(400, "", "Strange")).await.expect_err("refused");
     assert_eq!(told.to_string(), "Strange: no (request r-1)");
     let told = bed.list(bed.error(403, "", "Forbidden.RAM")).await.expect_err("refused");
-    assert_eq!(told.to_string(), "our key is refused: Forbidden.RAM: no (request r-1)");
+    assert_eq!(
+        told.to_string(),
+        "our key is refused: Forbidden.RAM: no (request r-1): it needs \
+         cloudsso:ListSCIMServerCredentials"
+    );
+    let tencent = Bed::new("tencent").await;
+    let told = tencent.create(tencent.error(200, "", "UnauthorizedOperation")).await;
+    let told = told.expect_err("refused").to_string();
+    assert!(told.ends_with(": it needs organization:CreateSCIMCredential"), "{told}");
     let long = "x\u{1b}\n".repeat(10_000);
     let told = bed.list(bed.error(400, "", &long)).await.expect_err("refused").to_string();
     assert!(told.len() < 1000 && !told.contains(char::is_control), "{told}");
