@@ -1,7 +1,6 @@
 //! What may be written: pure functions over what a transaction sees, which run within it, so that a
 //! limit holds however many ask at a time; and what a token and a label must be.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Patch, Problem};
@@ -132,17 +131,13 @@ pub fn strong(token: &str) -> Result<TokenDigest, Problem> {
     let parsed = BearerToken::parse(token.as_bytes()).ok_or_else(|| {
         invalid("must be 1 to 4096 printable ASCII characters without blank and comma")
     })?;
-    let kinds: HashSet<u8> = token.bytes().collect();
-    if token.len() < SECRET_BYTES_MIN || kinds.len() < SECRET_KINDS_MIN {
+    if parsed.is_weak() {
         return Err(invalid(
             "is too easy to guess: it must have 20 characters at least, and 8 different ones",
         ));
     }
     Ok(parsed.digest())
 }
-
-const SECRET_BYTES_MIN: usize = 20;
-const SECRET_KINDS_MIN: usize = 8;
 
 pub fn checked_label(label: &str) -> Result<&str, Problem> {
     if label.len() <= LABEL_BYTES_MAX && !label.chars().any(char::is_control) {

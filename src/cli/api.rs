@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-pub use self::find::ApiArgs;
 use self::find::Found;
+pub use self::find::{ApiArgs, Backend};
 use crate::config::read_secret;
 use crate::config::value::AdminUrl;
 use crate::credential::{CredentialId, TenantId};

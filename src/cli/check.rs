@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -9,13 +10,17 @@ use super::ConfigFile;
 use super::output::{Form, Output};
 use crate::admin::Tokens;
 use crate::clock::Clock;
+use crate::config::value::SecretRef;
 use crate::config::yaml::Fault;
-use crate::config::{Config, Invalid, read_secret};
+use crate::config::{Config, Credentials, Invalid, read_secret};
 use crate::proxy::Settings;
 use crate::server::Tls;
+use crate::source::alibaba::Alibaba;
 use crate::source::client::Client;
 use crate::source::file::{CredentialReader, DenyList, Faults, Format};
+use crate::source::tencent::Tencent;
 use crate::source::watch::{Look, WatchedFile};
+use crate::telemetry::metrics::Metrics;
 
 pub fn run(file: &ConfigFile, print: bool, output: &Output) -> Result<ExitCode, String> {
     let config = Config::load(&file.file);
@@ -84,6 +89,16 @@ fn examine(config: &Config, name: &str) -> Examined {
         let client = Client::new(url, token, ca).map(drop);
         faults.extend(client.err().map(|what| format!("credentials.native.ca: {what}")));
     }
+    let clouds = clouds(&config.credentials);
+    for cloud in &clouds {
+        facts.push((cloud.name, json!(cloud.about)));
+        let place = |key: &str| format!("credentials.{}.{key}", cloud.name);
+        for (key, secret) in &cloud.secrets {
+            let refused = secret.and_then(|secret| read_secret(secret).err());
+            faults.extend(refused.map(|what| format!("{}: {what}", place(key))));
+        }
+        faults.extend(cloud.client.as_ref().err().map(|what| format!("{}: {what}", place("ca"))));
+    }
     let mut read = |path: &Path, key: &'static str, count: CountRows<'_>| match read_whole(path) {
         Err(error) => faults.push(format!("{key}: {}: {error}", path.display())),
         Ok(content) => match count(&content) {
@@ -101,7 +116,59 @@ fn examine(config: &Config, name: &str) -> Examined {
     if let Some(path) = &config.credentials.deny {
         read(path, "credentials.deny", &mut |content| Ok(DenyList::read(content)?.len()));
     }
+    for Cloud { name, enrolment, enrolment_key, .. } in &clouds {
+        let Some(path) = enrolment else { continue };
+        if std::fs::exists(path).is_ok_and(|there| !there) {
+            warnings.push(format!(
+                "{enrolment_key}: {} is not there yet: `scim-guard credential create` and `enroll` make \
+                 it; until then no token of {name} is known",
+                path.display()
+            ));
+            continue;
+        }
+        let mut reader = CredentialReader::new(Format::of(path));
+        read(path, enrolment_key, &mut |content| Ok(reader.read(content)?.len()));
+    }
     Examined { facts, warnings, faults }
+}
+
+/// A cloud's section, tried as far as that goes without asking the cloud.
+struct Cloud<'a> {
+    name: &'static str,
+    about: String,
+    client: Result<(), String>,
+    secrets: [(&'static str, Option<&'a SecretRef>); 3],
+    enrolment: Option<&'a Path>,
+    enrolment_key: &'static str,
+}
+
+fn clouds(credentials: &Credentials) -> Vec<Cloud<'_>> {
+    let metrics = || Arc::new(Metrics::new());
+    let tencent = credentials.tencent.as_ref().map(|section| Cloud {
+        name: "tencent",
+        about: format!("{} at {}", section.zone_id, section.endpoint),
+        client: Tencent::new(section, Clock::system(), metrics()).map(drop),
+        secrets: [
+            ("secret_id", Some(&section.secret_id)),
+            ("secret_key", Some(&section.secret_key)),
+            ("security_token", section.security_token.as_ref()),
+        ],
+        enrolment: section.enrolment.as_deref(),
+        enrolment_key: "credentials.tencent.enrolment",
+    });
+    let alibaba = credentials.alibaba.as_ref().map(|section| Cloud {
+        name: "alibaba",
+        about: format!("{} at {}", section.directory_id, section.endpoint),
+        client: Alibaba::new(section, Clock::system(), metrics()).map(drop),
+        secrets: [
+            ("access_key_id", Some(&section.access_key_id)),
+            ("access_key_secret", Some(&section.access_key_secret)),
+            ("security_token", section.security_token.as_ref()),
+        ],
+        enrolment: section.enrolment.as_deref(),
+        enrolment_key: "credentials.alibaba.enrolment",
+    });
+    tencent.into_iter().chain(alibaba).collect()
 }
 
 fn read_whole(path: &Path) -> std::io::Result<Vec<u8>> {

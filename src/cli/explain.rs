@@ -1,6 +1,6 @@
 //! `explain`: what would become of a request, and why. It asks the same route, table and gate as
-//! the proxy; the table holds what the credential file or the admin API says now of the token or
-//! id in question.
+//! the proxy; the table holds what the credential file, the admin API or the cloud says now of the
+//! token or id in question.
 
 mod ask;
 
@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::api::ApiArgs;
+use super::cloud::CloudAccount;
 use super::output::Output;
 use crate::authority::files::Follower;
 use crate::authority::{Access, Applier, Authority};
@@ -147,7 +148,10 @@ impl Desk {
                 ask::ask(&api.open()?, who, tenant, applier, &clock).await?
             }
             Source::Tencent | Source::Alibaba => {
-                return Err("a cloud is not asked about requests".to_owned());
+                let account = CloudAccount::followed(config, &api.config.file);
+                let account = account.expect("the source is a cloud")?;
+                let applier = Applier::new(authority, Box::new(|| {}));
+                ask::ask_cloud(&account, who, applier, &clock).await?
             }
         };
         Ok(Self { gate, clock, rows, from })

@@ -7,6 +7,7 @@ mod api;
 mod argument;
 mod audit;
 mod check;
+mod cloud;
 mod credential;
 mod demo;
 mod explain;
@@ -203,7 +204,9 @@ mod tests {
             "credential disable c-1 --wait=0s --admin-token env:TOKEN",
             "credential rotate c-1 --leaked",
             "credential rotate c-1 --overlap 1h --expires 2030-01-01T00:00:00Z",
+            "credential create --discard c-1",
             "credential enroll --expires 1y",
+            "credential enroll --id c-1 --label Okta",
             "credential import credentials.yaml --wait=1m",
             "source accept --yes",
             "store backup here.db",
@@ -234,7 +237,12 @@ mod tests {
             );
             assert!(text.contains(told) && !text.contains("3cret"), "{text}");
         }
-        let both = parse("credential rotate c-1 --leaked --overlap 1h").err().expect("refused");
-        assert_eq!(both.kind(), ErrorKind::ArgumentConflict);
+        for (line, kind) in [
+            ("credential rotate c-1 --leaked --overlap 1h", ErrorKind::ArgumentConflict),
+            ("credential enroll --id c-1 --expires 1y", ErrorKind::ArgumentConflict),
+            ("credential enroll", ErrorKind::MissingRequiredArgument),
+        ] {
+            assert_eq!(parse(line).err().expect("refused").kind(), kind, "{line}");
+        }
     }
 }

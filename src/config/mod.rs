@@ -326,6 +326,10 @@ pub enum Source {
 }
 
 impl Source {
+    pub fn is_cloud(self) -> bool {
+        matches!(self, Self::Tencent | Self::Alibaba)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Embedded => "embedded",

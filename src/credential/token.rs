@@ -1,5 +1,6 @@
 //! The secret itself: its grammar, its checksum and its digest. Nothing here prints a token.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use aws_lc_rs::{digest, rand};
@@ -27,6 +28,12 @@ impl<'a> BearerToken<'a> {
 
     pub fn as_bytes(self) -> &'a [u8] {
         self.0
+    }
+
+    /// Whether it can be guessed at once: it has less than 20 characters or 8 different ones.
+    pub fn is_weak(self) -> bool {
+        let kinds: HashSet<_> = self.0.iter().collect();
+        self.0.len() < 20 || kinds.len() < 8
     }
 }
 

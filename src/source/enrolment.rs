@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 
 use super::file::{CredentialReader, Faults, Format, Row};
 use super::watch::{Look, WatchedFile};
-use crate::credential::{CredentialId, Status, TenantId};
+use crate::credential::{CredentialId, Status, TenantId, TokenDigest};
 
 pub struct Enrolment {
     path: PathBuf,
@@ -39,8 +39,8 @@ impl Enrolment {
         change.draft().map(drop)
     }
 
-    /// Enrols a token, in the place of the one that the credential had. Tells if it had one.
-    pub fn put(&self, row: Row) -> Result<bool, String> {
+    /// Enrols a token, in the place of the one that the credential had, which is told.
+    pub fn put(&self, row: &Row) -> Result<Option<TokenDigest>, String> {
         let mut change = Change::begin(&self.path)?;
         let own = |other: &Row| other.is_of(row.tenant(), row.id());
         let taken = change.rows.iter().find(|other| !own(other) && other.digest() == row.digest());
@@ -51,13 +51,15 @@ impl Enrolment {
                 other.id()
             ));
         }
-        let known = change.rows.iter().position(own);
-        match known {
-            Some(place) => change.rows[place] = row,
-            None => change.rows.push(row),
-        }
+        let replaced = match change.rows.iter_mut().find(|other| own(other)) {
+            Some(known) => Some(*std::mem::replace(known, row.clone()).digest()),
+            None => {
+                change.rows.push(row.clone());
+                None
+            }
+        };
         change.commit()?;
-        Ok(known.is_some())
+        Ok(replaced)
     }
 
     /// Notes the status that the cloud has now. Tells if the credential is enrolled.
@@ -233,7 +235,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::credential::{Credential, Expiry, TokenDigest};
+    use crate::credential::{Credential, Expiry};
     use crate::source::file::About;
 
     fn row(id: &str, token: &str) -> Row {
@@ -280,13 +282,13 @@ mod tests {
             let (_folder, enrolment) = bench(name);
             assert_eq!(ids(&enrolment), Vec::<String>::new());
             for (id, token) in [("007", "a"), ("c-2", "b"), ("null", "c")] {
-                assert_eq!(enrolment.put(row(id, token)), Ok(false));
+                assert_eq!(enrolment.put(&row(id, token)), Ok(None));
             }
             let rows = enrolment.rows().expect("readable");
             assert_eq!(rows[0].about(), row("007", "a").about());
-            let listing: Vec<_> = rows.into_iter().map(Row::into_credential).collect();
+            let listing: Vec<_> = rows.iter().map(Row::credential).collect();
             let wanted = [row("007", "a"), row("c-2", "b"), row("null", "c")];
-            assert_eq!(listing, wanted.map(Row::into_credential));
+            assert_eq!(listing, wanted.map(|row| row.credential()));
             let mode = fs::metadata(enrolment.path()).expect("it is there").mode();
             assert_eq!(mode & 0o777, 0o600);
             for id in ["007", "c-2", "null"] {
@@ -317,7 +319,7 @@ mod tests {
         fs::write(&file, text).expect("written");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("set");
         std::os::unix::fs::symlink("file.yaml", enrolment.path()).expect("linked");
-        enrolment.put(row("c-1", "a")).expect("changed");
+        enrolment.put(&row("c-1", "a")).expect("changed");
         let now = fs::read_to_string(&file).expect("it is there");
         assert!(now.starts_with(HEADER) && !now.contains("Ours"), "{now}");
         let bare = |line: &str| line.trim_start_matches(['-', ' ']).to_owned();
@@ -332,15 +334,15 @@ mod tests {
     #[test]
     fn a_credential_has_one_token_and_a_token_one_credential() {
         let (_folder, enrolment) = bench("enrolment.yaml");
-        enrolment.put(row("c-1", "a")).expect("changed");
-        assert_eq!(enrolment.put(row("c-1", "b")), Ok(true));
-        let refusal = enrolment.put(row("c-2", "b")).expect_err("taken");
+        enrolment.put(&row("c-1", "a")).expect("changed");
+        assert_eq!(enrolment.put(&row("c-1", "b")), Ok(Some(TokenDigest::of(b"a"))));
+        let refusal = enrolment.put(&row("c-2", "b")).expect_err("taken");
         assert!(refusal.contains("the token of c-1 already"), "{refusal}");
         assert_eq!(ids(&enrolment), ["c-1"]);
         let id = CredentialId::parse("c-1").expect("valid");
         assert_eq!(enrolment.set_status(&tenant(), &id, Status::Disabled), Ok(true));
         let rows = enrolment.rows().expect("readable");
-        let credential = rows.into_iter().next().expect("one").into_credential();
+        let credential = rows[0].credential();
         assert_eq!(credential.status, Status::Disabled);
         assert_eq!(credential.digest, TokenDigest::of(b"b"));
     }
@@ -355,7 +357,7 @@ mod tests {
         ] {
             let (folder, enrolment) = bench("enrolment.yaml");
             fs::write(enrolment.path(), text).expect("written");
-            let refusal = enrolment.put(row("c-1", "a")).expect_err(text);
+            let refusal = enrolment.put(&row("c-1", "a")).expect_err(text);
             assert!(refusal.contains(told) && !refusal.contains("secret"), "{refusal}");
             assert!(enrolment.probe().is_err(), "{text}");
             assert_eq!(fs::read_to_string(enrolment.path()).expect("it is there"), text);
@@ -375,7 +377,7 @@ mod tests {
                 scope.spawn(move || {
                     for number in 0..5 {
                         let name = format!("c-{writer}-{number}");
-                        enrolment.put(row(&name, &name)).expect("changed");
+                        enrolment.put(&row(&name, &name)).expect("changed");
                     }
                 });
             }
@@ -388,14 +390,14 @@ mod tests {
     #[test]
     fn a_crash_before_the_rename_changes_nothing() {
         let (folder, enrolment) = bench("enrolment.yaml");
-        enrolment.put(row("c-1", "a")).expect("changed");
+        enrolment.put(&row("c-1", "a")).expect("changed");
         let mut change = Change::begin(enrolment.path()).expect("begun");
         change.rows.push(row("c-2", "b"));
         let draft = change.draft().expect("drafted").keep().expect("kept").1;
         drop(change); // As the system does for a process that dies.
         assert_eq!(ids(&enrolment), ["c-1"]);
         assert_eq!(ids(&Enrolment::at(&draft)), ["c-1", "c-2"], "it was whole before the rename");
-        enrolment.put(row("c-3", "c")).expect("changed");
+        enrolment.put(&row("c-3", "c")).expect("changed");
         assert_eq!(ids(&enrolment), ["c-1", "c-3"]);
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 3);
     }

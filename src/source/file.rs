@@ -51,15 +51,12 @@ impl CredentialReader {
     /// All rows, or all that is wrong with them.
     pub fn read(&mut self, content: &[u8]) -> Result<Listing, Faults> {
         let rows = self.read_rows(content)?;
-        Ok(rows.into_iter().map(Row::into_credential).collect())
+        Ok(rows.iter().map(Row::credential).collect())
     }
 
     /// All rows with what people call them.
     pub fn read_labelled(&mut self, content: &[u8]) -> Result<Vec<(Credential, String)>, Faults> {
-        let labelled = |mut row: Row| {
-            let label = row.label.take().unwrap_or_default();
-            (row.into_credential(), label)
-        };
+        let labelled = |row: Row| (row.credential(), row.label.unwrap_or_default());
         Ok(self.read_rows(content)?.into_iter().map(labelled).collect())
     }
 
@@ -282,7 +279,7 @@ const EMPTY: &str = "this is empty: write [] if there should be nothing in it";
 
 /// A row of the credential file. Keys are the native API's; those that only inform people are
 /// known, and change nothing.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
     credential_id: Text<CredentialId>,
@@ -363,16 +360,16 @@ impl Row {
         }
     }
 
-    pub fn into_credential(self) -> Credential {
+    pub fn credential(&self) -> Credential {
         Credential {
-            id: self.credential_id.0,
-            tenant: self.tenant.0,
+            id: self.credential_id.0.clone(),
+            tenant: self.tenant.0.clone(),
             digest: self.digest.0,
             status: match self.status {
                 Some(RowStatus::Disabled) => Status::Disabled,
                 Some(RowStatus::Enabled) | None => Status::Enabled,
             },
-            expiry: self.expire_time.map_or(Expiry::Never, |time| Expiry::At(time.0)),
+            expiry: self.expire_time.as_ref().map_or(Expiry::Never, |time| Expiry::At(time.0)),
         }
     }
 }
@@ -392,7 +389,7 @@ impl From<Status> for RowStatus {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 enum CredentialType {
     BearerToken,
 }
@@ -407,6 +404,7 @@ struct Denial {
 
 /// A value written as text. Its refusal does not repeat what was written: somebody may have put
 /// the token where its digest belongs.
+#[derive(Clone)]
 struct Text<T>(T);
 
 impl<T: fmt::Display> Serialize for Text<T> {

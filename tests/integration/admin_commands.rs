@@ -27,29 +27,29 @@ struct Site {
 
 /// What a command has left.
 #[derive(Debug)]
-struct Told {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Told {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 impl Told {
-    fn expect(self, code: i32) -> Self {
+    pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
         self
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|_| panic!("no JSON: {self:#?}"))
     }
 
-    fn refuses(self, part: &str) {
+    pub fn refuses(self, part: &str) {
         let told = self.expect(1);
         assert!(told.err.contains(part) && told.out.is_empty(), "{told:#?} should tell {part}");
     }
 }
 
-fn run(folder: &Path, line: &str, input: &str) -> Told {
+pub fn run(folder: &Path, line: &str, input: &str) -> Told {
     let arguments: Vec<_> = line.split(' ').collect();
     let mut child = command(folder, &arguments)
         .stdin(Stdio::piped())
@@ -215,6 +215,20 @@ fn a_credential_lives_from_create_to_delete() {
     let after = entries.len() - 1;
     let rest = site.json(&format!("audit --after {after}"));
     assert_eq!(rest["entries"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_credential_whose_token_was_lost_makes_room_for_another() {
+    let site = Site::start();
+    let ((lost, token), (kept, _)) = (site.create(), site.create());
+    let line = format!("credential create --discard {lost} --wait");
+    let made = site.json(&line)["credential_id"].as_str().expect("an id").to_owned();
+    assert_eq!(site.status(&token), 401);
+    site.run(&format!("credential delete {kept}")).expect(0);
+    site.run(&line).expect(0);
+    let listed = site.json("credential list");
+    assert_eq!(listed["total"], 2);
+    assert!(listed.to_string().contains(&made) && !listed.to_string().contains(&lost));
 }
 
 #[test]

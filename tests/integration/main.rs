@@ -8,6 +8,7 @@ mod admin_hygiene;
 mod backend;
 mod backups;
 mod bodies;
+mod cloud_commands;
 mod cluster;
 mod commands;
 mod credentials;

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::Api;
 use crate::admin::tokens;
+use crate::cli::cloud::CloudAccount;
 use crate::cli::{ConfigFile, argument, health};
 use crate::config::value::{AdminUrl, RouteTenant, SecretRef};
 use crate::config::{Admin, Config, Native, Source};
@@ -30,6 +31,13 @@ pub struct ApiArgs {
     /// Allow http:// beyond loopback: whoever listens on the way reads tokens
     #[arg(long, global = true)]
     insecure_cleartext: bool,
+}
+
+/// What administers the credentials.
+pub enum Backend {
+    Admin(Api),
+    /// The proxies ask a cloud themselves.
+    Cloud(CloudAccount),
 }
 
 /// An admin API that was found, and who named it.
@@ -66,6 +74,15 @@ impl ApiArgs {
         Api::open(found)
     }
 
+    /// The same, unless the config's proxies ask a cloud themselves and no URL is named.
+    pub fn backend(&self) -> Result<Backend, String> {
+        let config = self.admin_url.is_none().then(|| self.config.load().ok()).flatten();
+        match config.and_then(|config| CloudAccount::followed(&config, &self.config.file)) {
+            Some(account) => Ok(Backend::Cloud(account?)),
+            None => Ok(Backend::Admin(self.open()?)),
+        }
+    }
+
     fn told(&self, url: &AdminUrl, token: &SecretRef) -> Found {
         Found {
             url: url.clone(),
@@ -87,6 +104,13 @@ impl ApiArgs {
             (_, Some(native)) if follows => followed(native, &file.to_string()),
             (Some(admin), _) => served(admin, &file.to_string())?,
             (None, Some(native)) => followed(native, &file.to_string()),
+            (None, None) if config.credentials.source.is_cloud() => {
+                return Err(format!(
+                    "the proxies of {file} ask {} themselves: for this name an admin API by \
+                     --admin-url and --admin-token",
+                    config.credentials.source.as_str()
+                ));
+            }
             (None, None) => {
                 return Err(format!(
                     "{file} has neither a section `admin` nor `credentials.native`: name an admin \

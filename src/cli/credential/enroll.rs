@@ -3,38 +3,78 @@
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 
-use super::{Desk, expires_member, members};
-use crate::cli::argument::Expires;
+use clap::Args;
+use http::Method;
+
+use super::admin::{Desk, expires_member, members};
+use crate::cli::api::target;
+use crate::cli::argument::{self, Expires};
 use crate::cli::receipt::Wait;
 use crate::credential::token::Shape;
-use crate::credential::{BearerToken, TenantId, TokenDigest};
+use crate::credential::{BearerToken, CredentialId, TenantId, TokenDigest};
 
-pub async fn run(
-    desk: &Desk,
-    tenant: Option<TenantId>,
-    digest: Option<TokenDigest>,
-    expires: Expires,
-    label: Option<String>,
-    wait: &Wait,
-) -> Result<ExitCode, String> {
+/// Which token, and whose it is to be.
+#[derive(Args)]
+pub struct Enrolled {
+    /// Whose it is to be. Default: the only tenant
+    #[arg(long, value_parser = argument::TENANT)]
+    pub tenant: Option<TenantId>,
+    /// The token is that of this credential, which a cloud has made
+    #[arg(long, value_name = "CREDENTIAL_ID", value_parser = argument::CREDENTIAL)]
+    pub id: Option<CredentialId>,
+    #[arg(hide = true, value_parser = argument::NO_TOKEN)]
+    _token: Option<()>,
+    /// The token's SHA-256, instead of the token
+    #[arg(long, value_name = "sha256:DIGEST", value_parser = argument::DIGEST)]
+    pub digest: Option<TokenDigest>,
+    /// How long it lives from now (90d), or when it ends; a cloud knows that of its own
+    #[arg(long, value_name = "TIME", value_parser = argument::EXPIRES)]
+    #[arg(required_unless_present = "id", conflicts_with = "id")]
+    pub expires: Option<Expires>,
+    /// What people call it
+    #[arg(long)]
+    pub label: Option<String>,
+}
+
+pub async fn run(desk: &Desk, enrolled: Enrolled, wait: &Wait) -> Result<ExitCode, String> {
+    let Enrolled { tenant, id, digest, expires, label, .. } = enrolled;
+    if id.is_some() && label.is_some() {
+        return Err("--label is for a credential that is made here: leave it out".to_owned());
+    }
     let (member, time) = match digest {
         Some(digest) => (("digest", Some(digest.to_string().into())), wait.time_by_default()),
         None => {
             let token = read_token()?;
-            // A proxy asks for a token that looks like ours as soon as it is used; any other one
-            // works where it is known.
-            let known_at_once = Shape::of(token.as_bytes()) == (Shape::Ours { intact: true });
-            let time = if known_at_once { wait.time() } else { wait.time_by_default() };
+            let at_once = is_known_at_once(&token);
+            let time = if at_once { wait.time() } else { wait.time_by_default() };
             (("secret", Some(token.into())), time)
         }
     };
-    let tenant = desk.tenant(tenant).await?;
-    let body = members([member, ("label", label.map(Into::into)), expires_member(Some(expires))]);
-    let done = desk.post(&tenant, &body).await?;
+    let done = match id {
+        None => {
+            let tenant = desk.tenant(tenant).await?;
+            let label = ("label", label.map(Into::into));
+            desk.post(&tenant, &members([member, label, expires_member(expires)])).await?
+        }
+        Some(id) => {
+            let tenant = match tenant {
+                Some(tenant) => tenant,
+                None => desk.api.credential(&id, None).await?.0,
+            };
+            let target = format!("{}/digest", target(&tenant, &id));
+            desk.api.send(Method::PUT, &target, Some(&members([member]))).await?
+        }
+    };
     desk.conclude(done, time, "").await
 }
 
-fn read_token() -> Result<String, String> {
+/// A proxy asks for a token that looks like ours as soon as it is used; any other one works where
+/// it is known.
+pub fn is_known_at_once(token: &str) -> bool {
+    Shape::of(token.as_bytes()) == (Shape::Ours { intact: true })
+}
+
+pub fn read_token() -> Result<String, String> {
     let mut input = std::io::stdin().lock();
     if input.is_terminal() {
         anstream::eprintln!(

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Desk, members};
+use super::admin::{Desk, members};
 use crate::cli::api::{Failure, target};
 use crate::cli::output::{self, Form, Tone};
 use crate::cli::receipt::{Receipt, Wait};

@@ -1,12 +1,16 @@
-//! What the admin API knows now of a token or an id, put into a table.
+//! What the admin API or the cloud knows now of a token or an id, put into a table.
+
+use std::sync::Arc;
 
 use super::Who;
 use crate::authority::{Applier, Confirmation};
 use crate::cli::api::Api;
+use crate::cli::cloud::{CloudAccount, CloudCredential};
 use crate::clock::Clock;
-use crate::credential::feed::{Change, Row};
-use crate::credential::{Credential, TenantId, TokenDigest};
+use crate::credential::feed::{Change, Row, TenantRow};
+use crate::credential::{Credential, Revision, Status, TenantId, TokenDigest};
 use crate::source::wire::{LookupJson, RowJson, TenantJson};
+use crate::store::Standing;
 
 /// Puts into the table what the admin API knows now: its tenants, and the rows in question.
 pub async fn ask(
@@ -56,6 +60,48 @@ pub async fn ask(
     let credentials = rows.iter().map(|row| Credential::clone(&row.credential)).collect();
     let warning = if disputed { ", whose store is disputed: proxies may know more" } else { "" };
     Ok((credentials, format!("{}{warning}", api.url())))
+}
+
+/// Puts into the table what the cloud lists now and whose token is enrolled.
+pub async fn ask_cloud(
+    account: &CloudAccount,
+    who: &Who,
+    mut applier: Applier,
+    clock: &Clock,
+) -> Result<(Vec<Credential>, String), String> {
+    let begun = clock.now();
+    let held = account.credentials().await?;
+    let (tenant, synchronization) = (account.cloud.tenant().clone(), Status::Enabled);
+    let revision = Revision(1);
+    applier.change(&Change::Tenant(TenantRow { tenant, synchronization, revision }));
+    let credentials: Vec<_> = held.iter().filter_map(CloudCredential::credential).collect();
+    for credential in &credentials {
+        applier.put(Row { credential: Arc::new(credential.clone()), revision });
+    }
+    applier.authority().confirm(Confirmation::new(begun, Vec::new()));
+    let (name, file) = (account.cloud.name(), account.enrolment.path().display());
+    let mut from = format!("{name} {} and {file}", account.cloud.tenant());
+    let digests = who.digests();
+    let meant = |it: &&CloudCredential| match who {
+        Who::Id(id) => it.id == *id,
+        Who::Token(_) => it.enrolled.as_ref().is_some_and(|row| digests.contains(row.digest())),
+    };
+    if let Some(it) = held.iter().find(meant) {
+        match it.standing() {
+            Standing::Unlisted => {
+                from += &format!(", where it is enrolled as {}, which {name} lists no more", it.id);
+            }
+            Standing::NotEnrolled => {
+                return Err(format!(
+                    "{name} lists {}, and its token is not enrolled, so it opens nothing here: \
+                 `scim-guard credential enroll --id {}`",
+                    it.id, it.id
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok((credentials, from))
 }
 
 /// All tenants and their switches, in one of two ways: replicas may not list tenants, and others
