@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::config::value::{AdminUrl, SecretRef, Span};
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config, Source, read_secret};
 use crate::credential::{Credential, CredentialId, Expiry};
 use crate::source::alibaba::Alibaba;
 use crate::source::cloud::{Cloud, CloudError, Listed};
@@ -136,16 +136,28 @@ impl CloudAccount {
         object
     }
 
-    /// What went wrong, where, and the way out.
+    /// What went wrong and where.
+    pub fn what(&self, error: &CloudError) -> String {
+        format!("{} {}: {error}", self.cloud.name(), self.cloud.tenant())
+    }
+
+    /// And the way out.
     pub fn told(&self, error: &CloudError) -> String {
         let Origin { file, endpoint, key: [id, secret], tenant_name, key_names } = &self.origin;
-        let (name, tenant) = (self.cloud.name(), self.cloud.tenant());
+        let ([id_name, secret_name], name) = (key_names, self.cloud.name());
         let section = format!("credentials.{name}");
-        let [id_name, secret_name] = key_names;
-        let way_out = match error {
-            CloudError::Refused(_) => format!(
+        let key = || {
+            format!(
                 "the key is {id} with {secret} ({section}.{id_name} and .{secret_name} in {file})"
-            ),
+            )
+        };
+        let is_keyless = [id, secret].into_iter().any(|part| read_secret(part).is_err());
+        let way_out = match error {
+            CloudError::Refused(_) => key(),
+            CloudError::Unreachable(_) if is_keyless => key(),
+            CloudError::Unreachable(_) => {
+                format!("nothing was done; {endpoint} comes from: {section}.endpoint in {file}")
+            }
             CloudError::Clock { .. } => {
                 "set this machine's clock, as by NTP: before that no try helps".to_owned()
             }
@@ -156,18 +168,15 @@ impl CloudAccount {
                 "it comes from: {section}.{tenant_name} in {file}; {endpoint} must be the endpoint of \
                  its site or region ({section}.endpoint)"
             ),
-            CloudError::Unreachable(_) => {
-                format!("nothing was done; {endpoint} comes from: {section}.endpoint in {file}")
-            }
             CloudError::Uncertain(_) => {
                 "`scim-guard credential list` tells how it is now".to_owned()
             }
             CloudError::Missing
             | CloudError::LimitReached(_)
             | CloudError::Implausible(_)
-            | CloudError::Failed { .. } => return format!("{name} {tenant}: {error}"),
+            | CloudError::Failed { .. } => return self.what(error),
         };
-        format!("{name} {tenant}: {error}\n{way_out}")
+        format!("{}\n{way_out}", self.what(error))
     }
 }
 

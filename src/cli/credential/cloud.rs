@@ -87,7 +87,7 @@ impl Desk {
         let mut body = self.cloud.json(&made);
         body["secret"] = secret.reveal().into();
         told::written(&self.output, &body)?;
-        self.tell_no_receipt(wait);
+        self.tell_read(wait);
         Ok(ExitCode::SUCCESS)
     }
 
@@ -132,44 +132,16 @@ impl Desk {
 
     /// Why nothing was made, or may have been, and how to go on.
     async fn not_created(&self, error: &CloudError) -> String {
-        let mut text = self.cloud.told(error);
-        let held = match error {
-            CloudError::Uncertain(_) | CloudError::LimitReached(_) => {
-                self.cloud.credentials().await
-            }
-            _ => return text,
+        let advise = match error {
+            CloudError::Uncertain(_) => discard_one,
+            CloudError::LimitReached(_) => free_a_place,
+            _ => return self.cloud.told(error),
         };
-        let held = match held {
-            Ok(held) => held,
-            Err(what) => return format!("{text}\nwhat is there now is not told: {what}"),
-        };
-        let commands = |words: &str, held: &[&CloudCredential]| {
-            let line =
-                |it: &&CloudCredential| format!("\n  scim-guard credential {words} {}", it.id);
-            held.iter().map(line).collect::<String>()
-        };
-        let listed: Vec<_> = held.iter().filter(|it| it.listed.is_some()).collect();
-        let mut lost: Vec<_> = listed.iter().copied().filter(|it| it.enrolled.is_none()).collect();
-        lost.sort_by_key(|it| it.listed.as_ref().and_then(|listed| listed.created));
-        match error {
-            CloudError::LimitReached(_) => {
-                text += &format!("\nit has{}", lines(&listed));
-                text += &format!("\nfree a place with one of{}", commands("delete", &listed));
-            }
-            _ if lost.is_empty() => {
-                text += "\nall that is listed is enrolled, so nothing was made that shows: list again \
-                         in a minute before you try again";
-            }
-            _ => {
-                text += &format!("\nlisted and not enrolled, oldest first{}", lines(&lost));
-                text += &format!(
-                    "\nif one of them was made just now, and not by somebody else, its token is lost: put \
-                     a new one in its place with{}",
-                    commands("create --discard", &lost)
-                );
-            }
+        let what = self.cloud.what(error);
+        match self.cloud.credentials().await {
+            Ok(held) => what + &advise(&held),
+            Err(unknown) => format!("{what}\nwhat is there now is not known: {unknown}"),
         }
-        text
     }
 
     /// Takes back what could not be recorded.
@@ -179,8 +151,8 @@ impl Desk {
                 "{what}\nits digest could not be recorded, so {id}, which was just made, is deleted again"
             ),
             Err(error) => format!(
-                "{what}\nits digest could not be recorded, and {id}, which was just made, is still \
-                 there: {}\nits token is lost: once the file can be changed, put a new one in its place \
+                "{what}\nits digest could not be recorded, and {id}, which was just made, may still \
+                 be there: {}\nits token is lost: once the file can be changed, put a new one in its place \
                  with\n  scim-guard credential create --discard {id}",
                 self.cloud.told(&error)
             ),
@@ -235,7 +207,7 @@ impl Desk {
             Ok(false) => {}
             Err(what) => anstream::eprintln!("{what}: it still tells the old status"),
         }
-        self.tell_no_receipt(wait);
+        self.tell_asked(wait);
         Ok(ExitCode::SUCCESS)
     }
 
@@ -258,7 +230,7 @@ impl Desk {
         removed.map_err(|what| {
             format!("{what}\n{id} is deleted; its row stays in the file, and opens nothing")
         })?;
-        self.tell_no_receipt(wait);
+        self.tell_asked(wait);
         Ok(ExitCode::SUCCESS)
     }
 
@@ -297,7 +269,7 @@ impl Desk {
         if replaced.is_some_and(|old| old != digest) {
             anstream::eprintln!("another token was enrolled for it, which opens nothing any more");
         }
-        self.tell_no_receipt(wait);
+        self.tell_read(wait);
         Ok(ExitCode::SUCCESS)
     }
 
@@ -320,15 +292,16 @@ impl Desk {
         told::written(&self.output, &body)
     }
 
-    /// When the proxies know of a change.
-    fn tell_no_receipt(&self, wait: &Wait) {
+    /// When the proxies know of a change at the cloud.
+    fn tell_asked(&self, wait: &Wait) {
         let CloudAccount { cloud, refresh, .. } = &self.cloud;
-        let name = cloud.name();
-        let waiting = match wait.time() {
-            Some(_) => "--wait has no meaning here, for nobody reports: ",
-            None => "",
-        };
-        anstream::eprintln!("{waiting}proxies see it when they ask {name} next, every {refresh}");
+        tell_no_receipt(wait, &format!("when they ask {} next, every {refresh}", cloud.name()));
+    }
+
+    /// When the proxies know of a change of the file.
+    fn tell_read(&self, wait: &Wait) {
+        let file = self.cloud.enrolment.path().display();
+        tell_no_receipt(wait, &format!("within seconds, where they have {file}"));
     }
 
     /// Fails for a tenant that the config does not follow.
@@ -362,9 +335,49 @@ impl Desk {
     }
 }
 
+/// Which of the credentials may be the one that a create without an answer has made.
+fn discard_one(held: &[CloudCredential]) -> String {
+    let mut lost = listed(held);
+    lost.retain(|it| it.enrolled.is_none());
+    lost.sort_by_key(|it| it.listed.as_ref().and_then(|listed| listed.created));
+    if lost.is_empty() {
+        return "\nall that is listed is enrolled, so nothing was made that shows: list again in a minute \
+                before you try again"
+            .to_owned();
+    }
+    format!(
+        "\nlisted and not enrolled, oldest first{}\nif one of them was made just now, and not by somebody \
+         else, its token is lost: put a new one in its place with{}",
+        lines(&lost),
+        commands("create --discard", &lost)
+    )
+}
+
+fn free_a_place(held: &[CloudCredential]) -> String {
+    let held = listed(held);
+    format!("\nit has{}\nfree a place with one of{}", lines(&held), commands("delete", &held))
+}
+
+fn listed(held: &[CloudCredential]) -> Vec<&CloudCredential> {
+    held.iter().filter(|it| it.listed.is_some()).collect()
+}
+
+fn commands(act: &str, credentials: &[&CloudCredential]) -> String {
+    let line = |it: &&CloudCredential| format!("\n  scim-guard credential {act} {}", it.id);
+    credentials.iter().map(line).collect()
+}
+
+fn tell_no_receipt(wait: &Wait, when: &str) {
+    let waiting = match wait.time() {
+        Some(_) => "--wait has no meaning here, for nobody reports: ",
+        None => "",
+    };
+    anstream::eprintln!("{waiting}proxies see it {when}");
+}
+
 /// What there is instead.
 fn also(held: &[CloudCredential]) -> String {
-    let listed: Vec<_> = held.iter().filter(|it| it.listed.is_some()).collect();
+    let listed = listed(held);
     if listed.is_empty() { String::new() } else { format!("; it lists{}", lines(&listed)) }
 }
 
