@@ -118,7 +118,8 @@ struct About {
     /// What people call it
     #[arg(long)]
     label: Option<String>,
-    /// How long it lives (90d), or when it ends. Default: what the admin API's config says
+    /// How long it lives (90d), or when it ends. Default: what the admin API's config says; at a cloud
+    /// a year
     #[arg(long, value_name = "TIME", value_parser = argument::EXPIRES)]
     expires: Option<Expires>,
 }

@@ -60,7 +60,7 @@ enum Command {
     },
     /// Show everything in one process: a proxy, a sample backend, a fresh credential
     Demo,
-    /// Make credentials, list and change them, through the admin API
+    /// Make credentials, list and change them, through the admin API or at a cloud
     Credential(credential::Credential),
     /// Settle what counts after the admin API's store was replaced
     Source(source::Source),
