@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, ok};
 use crate::guard::{Guard, TENANT, command, digest, wait_for};
 use crate::http::Client;
 use crate::tls::{Authority, Pair};
@@ -393,6 +393,44 @@ fn a_token_made_elsewhere_is_enrolled_by_value_or_digest() {
     ] {
         site.feed(line, input).refuses(told);
     }
+}
+
+/// Against a stub: what is asked for, and what is made of the answers.
+#[test]
+fn a_mirrored_credential_is_enrolled_and_told_with_how_it_stands() {
+    let row = r#"{"credential_id":"c-1","tenant":"z-1","status":"Enabled","expire_time":null,"cloud":"not_enrolled"}"#;
+    let stub = Backend::start(move |request| match request.line().split(' ').nth(1) {
+        Some("/v1/tenants") => ok(r#"{"tenants":[{"tenant":"z-1"}]}"#),
+        Some(list) if list.contains('?') => ok(&format!(r#"{{"credentials":[{row}]}}"#)),
+        Some(_) if request.line().starts_with("POST") => ok(&row.replace("c-1", "c-2")),
+        Some(one) if one.ends_with("c-3") => ok(&row.replace("not_enrolled", "listed")),
+        _ => ok(row),
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("token"), "an-admin-token-0123456789").expect("written");
+    let run = |line: &str, input: &str| {
+        let at = format!("--admin-url http://{} --admin-token file:token", stub.address);
+        run(folder.path(), &format!("credential {line} {at}"), input)
+    };
+    let sent = |beginning: &str| {
+        let seen = stub.seen().into_iter().filter(|it| it.line().starts_with(beginning));
+        seen.map(|it| String::from_utf8(it.body).expect("a text")).collect::<Vec<_>>()
+    };
+    run("enroll --id c-1", FOREIGN).expect(0);
+    run(&format!("enroll --id c-1 --tenant z-1 --digest {}", digest(FOREIGN)), "").expect(0);
+    let wanted = [
+        json!({ "secret": FOREIGN }).to_string(),
+        json!({ "digest": digest(FOREIGN) }).to_string(),
+    ];
+    assert_eq!(sent("PUT /v1/tenants/z-1/credentials/c-1/digest "), wanted);
+
+    let table = run("list", "").expect(0).out;
+    assert!(table.contains("CLOUD") && table.contains("  not enrolled"), "{table}");
+    run("create --discard c-3", "").refuses("c-3 is enrolled");
+    run("create --discard c-1", "").expect(0);
+    assert_eq!(sent("DELETE ").len(), 1);
+    assert_eq!(sent("DELETE /v1/tenants/z-1/credentials/c-1 ").len(), 1);
+    assert_eq!(sent("POST ").len(), 1);
 }
 
 #[test]

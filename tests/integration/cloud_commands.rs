@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::admin::Api;
 use crate::admin_commands::{Told, run};
-use crate::backend::{Seen, read_request};
+use crate::backend::{Act, Backend, Seen, read_request};
 use crate::guard::{Guard, digest};
 
 const TENANT: &str = "z-demo00000000";
@@ -389,6 +389,34 @@ fn a_token_that_cannot_be_recorded_is_not_shown() {
         site.lead_to(relay(site.cloud.admin, spoil_all));
         site.run("credential create").refuses("scim-guard credential create --discard ");
     }
+}
+
+/// Against a stub of the cloud: what it takes to hear these is not at our command.
+#[test]
+fn a_wrong_clock_and_too_many_questions_are_told_with_their_measure() {
+    let site = Site::start("tencent");
+    let cloud = |code: &str, head: &str| {
+        let body = format!(
+            r#"{{"Response":{{"Error":{{"Code":"{code}","Message":"no"}},"RequestId":"r-1"}}}}"#
+        );
+        let length = body.len();
+        let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+        Backend::start(move |_| Act::Answer(answer.clone().into_bytes()))
+    };
+    let told = |stub: &Backend| {
+        site.lead_to(stub.address);
+        let told = site.run("credential create").expect(1);
+        assert_eq!((told.out, site.enrolment()), (String::new(), String::new()));
+        assert_eq!(stub.seen().len(), 1, "nothing is tried twice");
+        told.err
+    };
+    let clock = told(&cloud("AuthFailure.SignatureExpire", "Date: Thu, 01 Jan 2099 00:00:00 GMT"));
+    assert!(clock.contains(" ms behind the cloud's\nset this machine's clock"), "{clock}");
+    let throttled = told(&cloud("RequestLimitExceeded", "Retry-After: 3"));
+    assert!(
+        throttled.contains("asked too often: again in 3000 ms\nnothing was done"),
+        "{throttled}"
+    );
 }
 
 #[test]
