@@ -71,6 +71,9 @@ pub struct Claim<'a> {
     pub time: Timestamp,
     /// The service that it is for, which the SDKs take from the name of the host.
     pub service: &'a str,
+    /// Signed only by those who choose so, like the version.
+    pub action: Option<&'a str>,
+    pub version: Option<&'a str>,
     /// Of temporary keys; it is not signed.
     pub token: Option<&'a str>,
     /// Whether the body was signed: a client may leave it out.
@@ -127,6 +130,8 @@ impl<'a> Claim<'a> {
             key_id,
             time: Timestamp::from_millis(time * 1000),
             service,
+            action: single(request.headers, "x-tc-action")?,
+            version: single(request.headers, "x-tc-version")?,
             token: single(request.headers, "x-tc-token")?,
             covers_body: payload != Some(UNSIGNED_PAYLOAD),
             request,

@@ -373,6 +373,8 @@ fn what_the_signature_does_not_cover_must_not_be_there() {
     check(get, |it| it.body = "{}".into(), Fault::Malformed("body"));
     check(list, |it| twice(it, "host"), Fault::Malformed("host"));
     check(list, |it| twice(it, "x-tc-timestamp"), Fault::Malformed("x-tc-timestamp"));
+    check(list, |it| twice(it, "x-tc-action"), Fault::Malformed("x-tc-action"));
+    check(list, |it| twice(it, "x-tc-version"), Fault::Malformed("x-tc-version"));
     check(list, |it| put(it, "authorization", "SKIP".into()), Fault::Method);
 
     let (form, rpc) = ("tencent-v1-sha1-post-list", "alibaba-rpc1-list");

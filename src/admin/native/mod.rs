@@ -258,9 +258,16 @@ pub(super) struct Ambiguous(&'static str);
 
 pub(super) fn ambiguity(parts: &Parts) -> Option<Ambiguous> {
     // RFC 9112 section 3.2.
-    let hosts = parts.headers.get_all(HOST).iter().count();
-    let wrong = hosts > 1 || (hosts == 0 && parts.version == Version::HTTP_11);
-    wrong.then_some(Ambiguous("send one Host header"))
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    if more.is_some() || (host.is_none() && parts.version == Version::HTTP_11) {
+        return Some(Ambiguous("send one Host header"));
+    }
+    let named = parts.uri.authority().zip(host);
+    let differs = named.is_some_and(|(target, host)| {
+        !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())
+    });
+    differs.then_some(Ambiguous("the target names another host than the Host header"))
 }
 
 /// A request's body that can be taken back, to be read to its end when nobody wanted it.

@@ -85,17 +85,13 @@ impl<'a> Login<'a> {
     }
 
     pub fn action(&self) -> Result<Action, Fault> {
-        let common = |parameter: &'static str, header: &'static str| {
-            let value = match &self.scheme {
-                Scheme::Tc3(_) => {
-                    self.request.headers.get(header).and_then(|value| value.to_str().ok())
-                }
-                Scheme::V1(claim) => claim.parameter(parameter),
-            };
-            value.filter(|value| !value.is_empty()).ok_or_else(|| Fault::missing(parameter))
+        let (version, action) = match &self.scheme {
+            Scheme::Tc3(claim) => (claim.version, claim.action),
+            Scheme::V1(claim) => (claim.parameter("Version"), claim.parameter("Action")),
         };
-        let version = common("Version", "x-tc-version")?;
-        let action = common("Action", "x-tc-action")?;
+        let version =
+            version.filter(|it| !it.is_empty()).ok_or_else(|| Fault::missing("Version"))?;
+        let action = action.filter(|it| !it.is_empty()).ok_or_else(|| Fault::missing("Action"))?;
         if version != VERSION {
             return Err(Fault::new("NoSuchVersion", format!("The version must be {VERSION}.")));
         }
