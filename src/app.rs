@@ -521,7 +521,7 @@ impl Minded {
             proxy.settings.load().refresh();
         }
         if let Some(admin) = &self.admin {
-            admin.tokens().refresh();
+            admin.members().refresh();
             admin.keys().refresh();
         }
         self.certificates.poll();

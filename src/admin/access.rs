@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Problem, Token};
+use super::{Member, Problem};
 use crate::clock::Timestamp;
 use crate::config::Role;
 use crate::credential::TenantId;
@@ -11,7 +11,7 @@ use crate::credential::TenantId;
 /// Who asks, and from where.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    pub token: Arc<Token>,
+    pub member: Arc<Member>,
     /// When the certificate ends by which it was let in.
     pub certificate_end: Option<Timestamp>,
     pub peer: String,
@@ -19,13 +19,13 @@ pub struct Caller {
 }
 
 impl Caller {
-    pub(super) fn new(token: Arc<Token>, peer: IpAddr, request_id: String) -> Self {
+    pub(super) fn new(member: Arc<Member>, peer: IpAddr, request_id: String) -> Self {
         let peer = peer.to_canonical().to_string();
-        Self { token, certificate_end: None, peer, request_id }
+        Self { member, certificate_end: None, peer, request_id }
     }
 
     pub(super) fn may(&self, right: Right) -> Result<(), Problem> {
-        let granted = match self.token.role {
+        let granted = match self.member.role {
             Role::Operator => true,
             Role::Responder => matches!(right, Right::See | Right::Disable),
             Role::Reader => matches!(right, Right::See | Right::Follow),
@@ -34,25 +34,25 @@ impl Caller {
         if granted {
             Ok(())
         } else {
-            Err(Problem::RoleInsufficient { role: self.token.role, needed: right.role() })
+            Err(Problem::RoleInsufficient { role: self.member.role, needed: right.role() })
         }
     }
 
-    /// A tenant that the token is not for is as good as none.
+    /// A tenant that is not the caller's is as good as none.
     pub(super) fn may_in(&self, right: Right, tenant: &TenantId) -> Result<(), Problem> {
         self.may(right)?;
-        if self.token.sees(tenant) { Ok(()) } else { Err(Problem::TenantUnknown(tenant.clone())) }
+        if self.member.sees(tenant) { Ok(()) } else { Err(Problem::TenantUnknown(tenant.clone())) }
     }
 
-    /// The lease of an instance, which belongs to the token that it came by: no other one speaks for
-    /// it.
+    /// The lease of an instance, which belongs to the member that has reported it: no other one speaks
+    /// for it.
     pub(super) fn lease(&self, instance: &str) -> String {
-        format!("{}:{instance}", self.token.name)
+        format!("{}:{instance}", self.member.name)
     }
 
     /// Whether it may see digests.
     pub fn sees_digests(&self) -> bool {
-        self.token.role == Role::Replica
+        self.member.role == Role::Replica
     }
 }
 

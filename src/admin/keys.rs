@@ -6,20 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::Token;
+use super::Member;
 use crate::config::value::SecretRef;
 use crate::config::{self, read_secret};
 use crate::source::watch::{Step, Tracked};
 
 /// One key. Its holder is known by the key's id.
 pub struct AccessKey {
-    pub holder: Arc<Token>,
+    pub holder: Arc<Member>,
     secret: Box<str>,
 }
 
 impl AccessKey {
     fn new(config: &config::AccessKey, secret: &str) -> Self {
-        Self { holder: Arc::new(Token::of_key(config, secret)), secret: secret.into() }
+        Self { holder: Arc::new(Member::of_key(config, secret)), secret: secret.into() }
     }
 
     pub fn secret(&self) -> &str {

@@ -5,6 +5,7 @@ mod access;
 pub mod alibaba;
 pub mod face;
 pub mod keys;
+pub mod members;
 pub mod mirror;
 pub mod native;
 pub(crate) mod rules;
@@ -12,7 +13,6 @@ mod signed;
 pub mod tencent;
 #[cfg(test)]
 mod testing;
-pub mod tokens;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -41,15 +41,15 @@ use crate::telemetry::metrics::Metrics;
 pub use access::Caller;
 use access::Right;
 pub use keys::AccessKeys;
+pub use members::{Member, Members, Rejected};
 use mirror::{Mirror, Wish};
 pub use rules::Overlap;
-pub use tokens::{Rejected, Token, Tokens};
 
 /// The service under all dialects.
 pub struct Service {
     store: Arc<dyn Store>,
     replicas: Arc<Replicas>,
-    tokens: Arc<Tokens>,
+    members: Arc<Members>,
     keys: AccessKeys,
     limits: ArcSwap<AdminLimits>,
     /// Tenants that the config names: they cannot be deleted.
@@ -183,7 +183,7 @@ impl Service {
     pub fn new(
         store: Arc<dyn Store>,
         replicas: Arc<Replicas>,
-        tokens: Arc<Tokens>,
+        members: Arc<Members>,
         limits: AdminLimits,
         clock: Clock,
         metrics: Arc<Metrics>,
@@ -195,7 +195,7 @@ impl Service {
         Self {
             store,
             replicas,
-            tokens,
+            members,
             keys,
             limits,
             configured,
@@ -217,8 +217,8 @@ impl Service {
         self.mirrors.get()?.get(tenant).cloned()
     }
 
-    pub fn tokens(&self) -> &Arc<Tokens> {
-        &self.tokens
+    pub fn members(&self) -> &Arc<Members> {
+        &self.members
     }
 
     pub fn keys(&self) -> &AccessKeys {
@@ -267,8 +267,8 @@ impl Service {
         request_id: String,
     ) -> Result<Caller, Problem> {
         let now = self.clock.now();
-        match self.tokens.authenticate(token, peer, &now) {
-            Ok(token) => Ok(Caller::new(token, peer, request_id)),
+        match self.members.authenticate(token, peer, &now) {
+            Ok(member) => Ok(Caller::new(member, peer, request_id)),
             Err(rejected) => Err(self.rejected(rejected, peer, request_id, &now).await),
         }
     }
@@ -276,7 +276,7 @@ impl Service {
     /// Counts and audits the failed login of one who has signed a request.
     pub async fn login_failed(&self, peer: IpAddr, request_id: String) -> Problem {
         let now = self.clock.now();
-        self.rejected(self.tokens.failed(peer, &now), peer, request_id, &now).await
+        self.rejected(self.members.failed(peer, &now), peer, request_id, &now).await
     }
 
     async fn rejected(
@@ -308,10 +308,10 @@ impl Service {
         peer: IpAddr,
         request_id: String,
     ) -> Option<Caller> {
-        let token = self.tokens.holder(certificate)?;
-        let caller = Caller::new(token, peer, request_id);
+        let member = self.members.holder(certificate)?;
+        let caller = Caller::new(member, peer, request_id);
         let caller = Caller { certificate_end: certificate.end, ..caller };
-        self.tokens.holds(&caller, &self.clock.now()).then_some(caller)
+        self.members.holds(&caller, &self.clock.now()).then_some(caller)
     }
 
     /// Whether a signed request is the first with its nonce, which counts for its key. It is known
@@ -325,7 +325,7 @@ impl Service {
         restricts: bool,
     ) -> Result<bool, Problem> {
         let restricts = restricts && caller.may(Right::Disable).is_ok();
-        let nonce = Nonce::of(format!("{}\n{nonce}", caller.token.name).as_bytes());
+        let nonce = Nonce::of(format!("{}\n{nonce}", caller.member.name).as_bytes());
         Ok(self.store.take_nonce(&nonce, time.plus(NONCES_KEPT), restricts).await?)
     }
 
@@ -476,7 +476,7 @@ impl Service {
         };
         let (digest, hint) = told(secret)?;
         let audit = self.entry(caller, "credential.enroll", tenant, Some(id));
-        let (named, by) = (id.clone(), caller.token.name.clone());
+        let (named, by) = (id.clone(), caller.member.name.clone());
         let enrolled =
             to_the_end(async move { mirror.enroll(&named, digest, hint, by, audit).await });
         enrolled.await.map_err(|problem| problem.seen_by(caller))?;
@@ -528,7 +528,7 @@ impl Service {
     pub async fn tenants(&self, caller: &Caller) -> Result<Vec<TenantRow>, Problem> {
         caller.may(Right::See)?;
         let mut tenants = self.store.tenants().await?;
-        tenants.retain(|row| caller.token.sees(&row.tenant));
+        tenants.retain(|row| caller.member.sees(&row.tenant));
         Ok(tenants)
     }
 
@@ -618,7 +618,7 @@ impl Service {
     ) -> Result<(Head, Option<Record>), Problem> {
         caller.may(Right::Follow)?;
         let (head, record) = self.store.lookup(digest).await?;
-        let record = record.filter(|record| caller.token.sees(&record.credential.tenant));
+        let record = record.filter(|record| caller.member.sees(&record.credential.tenant));
         Ok((head, record))
     }
 
@@ -635,15 +635,15 @@ impl Service {
             let what = "must be 1 to 64 of A-Z a-z 0-9 -".to_owned();
             return Err(Problem::Invalid { field: "instance", what });
         }
-        report.used.retain(|((tenant, _), _)| caller.token.sees(tenant));
-        report.would_revive.retain(|(tenant, _)| caller.token.sees(tenant));
+        report.used.retain(|((tenant, _), _)| caller.member.sees(tenant));
+        report.would_revive.retain(|(tenant, _)| caller.member.sees(tenant));
         report.would_revive.truncate(REVIVED_MAX);
         let (instance, now) = (caller.lease(instance), self.clock.now());
         if !self.replicas.has_room(&instance, &now).await? {
             return Err(Problem::ReplicasLimited);
         }
         let mut heard = self.replicas.report(&instance, report, &now).await?;
-        heard.lags.retain(|lag| caller.token.sees(&lag.tenant));
+        heard.lags.retain(|lag| caller.member.sees(&lag.tenant));
         Ok(heard)
     }
 
@@ -682,7 +682,7 @@ impl Service {
         let replicas = self.replicas.all(&self.clock.now()).await?;
         let mut would_revive: Vec<_> =
             replicas.iter().flat_map(|replica| replica.would_revive.iter().cloned()).collect();
-        would_revive.retain(|(tenant, _)| caller.token.sees(tenant));
+        would_revive.retain(|(tenant, _)| caller.member.sees(tenant));
         would_revive.sort();
         would_revive.dedup();
         Ok(Dispute { head, would_revive, replicas })
@@ -728,8 +728,8 @@ impl Service {
         found.truncate(rows);
         let next = found.last().filter(|_| more).map(|row| row.number);
         found.retain(|row| {
-            caller.token.tenants.is_none() || {
-                row.tenant.as_ref().is_some_and(|tenant| caller.token.sees(tenant))
+            caller.member.tenants.is_none() || {
+                row.tenant.as_ref().is_some_and(|tenant| caller.member.sees(tenant))
             }
         });
         Ok((found, next))
@@ -754,7 +754,7 @@ impl Service {
         Ok(Wish {
             lifetime: self.end(lifetime, false, now)?.since(now),
             label: rules::checked_label(label)?.to_owned(),
-            by: caller.token.name.clone(),
+            by: caller.member.name.clone(),
         })
     }
 
@@ -793,7 +793,7 @@ impl Service {
             label: rules::checked_label(label)?.to_owned(),
             hint,
             origin: Origin::Local,
-            created_by: caller.token.name.clone(),
+            created_by: caller.member.name.clone(),
             enrolled,
             last_used: None,
             successor: None,
@@ -934,17 +934,17 @@ impl Service {
             }
             None => {
                 caller.may(Right::Follow)?;
-                Ok(caller.token.tenants.clone())
+                Ok(caller.member.tenants.clone())
             }
         }
     }
 
     /// What concerns all tenants is not for those who see some.
     fn everywhere(&self, caller: &Caller) -> Result<(), Problem> {
-        match caller.token.tenants {
+        match caller.member.tenants {
             None => Ok(()),
             Some(_) => {
-                Err(Problem::RoleInsufficient { role: caller.token.role, needed: Role::Operator })
+                Err(Problem::RoleInsufficient { role: caller.member.role, needed: Role::Operator })
             }
         }
     }
@@ -965,7 +965,7 @@ impl Service {
 
     fn entry_of(&self, caller: &Caller, action: &'static str) -> AuditEntry {
         AuditEntry {
-            actor: caller.token.name.clone(),
+            actor: caller.member.name.clone(),
             peer: caller.peer.clone(),
             request_id: caller.request_id.clone(),
             ..self.own_entry(action, None)
@@ -1050,7 +1050,7 @@ impl Problem {
     fn seen_by(self, caller: &Caller) -> Self {
         match self {
             Self::DigestTaken(owner) => {
-                Self::DigestTaken(owner.filter(|(tenant, _)| caller.token.sees(tenant)))
+                Self::DigestTaken(owner.filter(|(tenant, _)| caller.member.sees(tenant)))
             }
             other => other,
         }

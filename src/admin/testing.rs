@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 
 use super::keys::AccessKeys;
 use super::signed::Desk;
-use super::{Service, Tokens};
+use super::{Members, Service};
 use crate::clock::{Clock, Timestamp};
 use crate::config::value::{SecretRef, TenantName};
 use crate::config::{AccessKey, AdminLimits, Role};
@@ -41,9 +41,9 @@ impl World {
         let replicas = Arc::new(replicas.expect("in memory"));
         let metrics = Arc::new(Metrics::new());
         let limits = AdminLimits::default();
-        let tokens = Arc::new(Tokens::new(Vec::new()));
+        let members = Arc::new(Members::new(Vec::new()));
         let (now, counts) = (clock.clone(), Arc::clone(&metrics));
-        let service = Service::new(engine, replicas, tokens, limits.clone(), now, counts);
+        let service = Service::new(engine, replicas, members, limits.clone(), now, counts);
         let tenants = ["z-1", "z-2"].map(|it| TenantId::parse(it).expect("valid"));
         let tenants = tenants.into_iter().collect();
         service.declare(&tenants).await.expect("in memory");

@@ -12,7 +12,7 @@ use super::clouds::cloud;
 use super::{Failure, tell_listening};
 use crate::admin::face::AdminApi;
 use crate::admin::mirror::Mirror;
-use crate::admin::{AccessKeys, Service, Tokens, keys, tokens};
+use crate::admin::{AccessKeys, Members, Service, keys, members};
 use crate::clock::Clock;
 use crate::config::value::{RouteTenant, Size, Span};
 use crate::config::{Admin, Config, Limits};
@@ -61,10 +61,10 @@ impl Core {
         let store: Arc<dyn Store> = Arc::new(opened.store);
         // Whoever had it before has answered reports until just now.
         let now = clock.now();
-        tokens::first_operator(&*store, &tokens::file_beside(path)).await.map_err(failed)?;
+        members::first_operator(&*store, &members::file_beside(path)).await.map_err(failed)?;
         let of_store = |error: crate::store::Failed| failed(error.0);
-        let tokens = Tokens::new(store.stored_tokens().await.map_err(of_store)?);
-        tokens.configure(loaded, &admin.certificates);
+        let members = Members::new(store.stored_tokens().await.map_err(of_store)?);
+        members.configure(loaded, &admin.certificates);
         let max_stale = &config.credentials.max_stale;
         let longest = max_stale.reads.0.max(max_stale.writes.0);
         let replicas = Replicas::load(Arc::clone(&store), longest, now).await.map_err(of_store)?;
@@ -72,7 +72,7 @@ impl Core {
         let service = Service::new(
             Arc::clone(&store),
             Arc::clone(&replicas),
-            Arc::new(tokens),
+            Arc::new(members),
             admin.limits.clone(),
             clock.clone(),
             Arc::clone(metrics),
@@ -88,8 +88,8 @@ impl Core {
 }
 
 /// Who may use it.
-fn load(admin: &Admin) -> Result<(Vec<tokens::Loaded>, Vec<keys::Loaded>), Failure> {
-    match (Tokens::load(&admin.tokens), AccessKeys::load(&admin.access_keys)) {
+fn load(admin: &Admin) -> Result<(Vec<members::Loaded>, Vec<keys::Loaded>), Failure> {
+    match (Members::load(&admin.tokens), AccessKeys::load(&admin.access_keys)) {
         (Ok(tokens), Ok(keys)) => Ok((tokens, keys)),
         (tokens, keys) => {
             let faults = tokens.err().into_iter().chain(keys.err()).flatten();
@@ -149,7 +149,7 @@ pub struct AdminFace {
 
 /// A config of the admin API that was read and may be put into force.
 pub struct Prepared {
-    tokens: Vec<tokens::Loaded>,
+    tokens: Vec<members::Loaded>,
     keys: Vec<keys::Loaded>,
     tenants: HashSet<TenantId>,
 }
@@ -205,7 +205,7 @@ impl AdminFace {
     }
 
     pub fn reconfigure(&self, admin: &Admin, prepared: Prepared, tls: Option<Arc<Tls>>) {
-        self.core.service.tokens().configure(prepared.tokens, &admin.certificates);
+        self.core.service.members().configure(prepared.tokens, &admin.certificates);
         self.core.service.keys().configure(prepared.keys);
         self.core.service.configure(&admin.limits, prepared.tenants);
         self.acceptor.secure(Transport { tls, h2c: false });

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::ConfigFile;
 use super::output::{Form, Output};
-use crate::admin::Tokens;
+use crate::admin::Members;
 use crate::clock::Clock;
 use crate::config::value::SecretRef;
 use crate::config::yaml::Fault;
@@ -79,7 +79,7 @@ fn examine(config: &Config, name: &str) -> Examined {
     }
     if let Some(admin) = &config.admin {
         facts.push(("admin_tokens", json!(admin.tokens.len())));
-        faults.extend(Tokens::load(&admin.tokens).err().into_iter().flatten());
+        faults.extend(Members::load(&admin.tokens).err().into_iter().flatten());
     }
     if let Some(native) = &config.credentials.native {
         facts.push(("admin_api", json!(native.url.to_string())));

@@ -97,10 +97,10 @@ impl Stream {
 
 /// Comes when a stream must not go on.
 async fn end(shared: &Shared, caller: &Caller) {
-    let tokens = shared.service.tokens();
-    let mut changes = tokens.changes();
+    let members = shared.service.members();
+    let mut changes = members.changes();
     let watch = async {
-        while tokens.holds(caller, &shared.service.clock().now()) {
+        while members.holds(caller, &shared.service.clock().now()) {
             // A token's own end rings no bell.
             let _ = tokio::time::timeout(TOKEN_CHECK, changes.changed()).await;
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Api;
-use crate::admin::tokens;
+use crate::admin::members;
 use crate::cli::cloud::CloudAccount;
 use crate::cli::{ConfigFile, argument, health};
 use crate::config::value::{AdminUrl, RouteTenant, SecretRef};
@@ -145,7 +145,7 @@ fn served(admin: &Admin, file: &str) -> Result<Found, String> {
     let url = AdminUrl { secure: admin.tls.is_some(), authority: listen.to_string() };
     Ok(Found {
         url,
-        token: SecretRef::File(tokens::file_beside(&admin.store.0)),
+        token: SecretRef::File(members::file_beside(&admin.store.0)),
         ca: None,
         cleartext_allowed: admin.insecure_cleartext,
         url_from: format!("admin.listen in {file}"),

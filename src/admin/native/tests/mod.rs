@@ -20,7 +20,7 @@ use tower::ServiceExt;
 
 use super::input::Peer;
 use super::{Native, Response};
-use crate::admin::{Service, Tokens};
+use crate::admin::{Members, Service};
 use crate::clock::{Clock, Timestamp};
 use crate::config::value::{Instant, SecretRef, TenantName};
 use crate::config::{AdminLimits, AdminToken, Role};
@@ -64,12 +64,12 @@ impl World {
         let replicas =
             Replicas::load(Arc::clone(&engine), HOUR, clock.now()).await.expect("in memory");
         let limits = AdminLimits { credentials_per_tenant: most, ..AdminLimits::default() };
-        let tokens = Arc::new(Tokens::new(Vec::new()));
+        let members = Arc::new(Members::new(Vec::new()));
         let replicas = Arc::new(replicas);
         let service = Service::new(
             engine,
             replicas,
-            tokens,
+            members,
             limits.clone(),
             clock.clone(),
             Arc::new(Metrics::new()),
@@ -115,7 +115,7 @@ impl World {
             }
         });
         let config: Vec<_> = config.collect();
-        self.service.tokens().configure(Tokens::load(&config).expect("readable"), &[]);
+        self.service.members().configure(Members::load(&config).expect("readable"), &[]);
     }
 
     async fn send(&self, request: http::request::Builder, body: impl Into<Body>) -> Response {

@@ -1,5 +1,5 @@
-//! Who may use the admin API: named tokens, known by their digests, with a role and an end; and
-//! certificates in their place.
+//! Who may use the admin API, each by a name and with a role: holders of tokens, which are known by
+//! their digests and may end, and of what stands for a token, a certificate or an access key.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,18 +23,18 @@ use crate::server::ClientCertificate;
 use crate::source::watch::{Step, Tracked};
 use crate::store::{Store, StoredToken};
 
-/// One token, in the only form that is kept; or what stands for one: a certificate, an access key.
+/// One who may use it. A token is kept in no other form than this.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Token {
+pub struct Member {
     pub name: String,
     pub role: Role,
-    /// The only tenants that it is for; none means all.
+    /// The only tenants that are its; none means all.
     pub tenants: Option<Vec<TenantId>>,
     expires: Option<Timestamp>,
     proof: Proof,
 }
 
-/// By what its holder is known.
+/// By what it is known.
 #[derive(Debug, PartialEq, Eq)]
 enum Proof {
     Token(TokenDigest),
@@ -44,7 +44,7 @@ enum Proof {
     Key(TokenDigest),
 }
 
-impl Token {
+impl Member {
     pub fn sees(&self, tenant: &TenantId) -> bool {
         self.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
     }
@@ -62,11 +62,11 @@ impl Token {
     }
 }
 
-pub struct Tokens {
+pub struct Members {
     /// Those that the store keeps.
-    stored: Vec<Arc<Token>>,
+    stored: Vec<Arc<Member>>,
     configured: Mutex<Configuration>,
-    live: ArcSwap<Vec<Arc<Token>>>,
+    live: ArcSwap<Vec<Arc<Member>>>,
     changed: watch::Sender<()>,
     failures: Mutex<HashMap<IpAddr, Failures>>,
 }
@@ -74,12 +74,12 @@ pub struct Tokens {
 #[derive(Default)]
 struct Configuration {
     tokens: Vec<Configured>,
-    certificates: Vec<Arc<Token>>,
+    certificates: Vec<Arc<Member>>,
 }
 
 /// A token of the config, and its file if it has one.
 struct Configured {
-    token: Arc<Token>,
+    member: Arc<Member>,
     file: Option<Tracked<TokenDigest>>,
 }
 
@@ -99,12 +99,12 @@ pub enum Rejected {
     },
 }
 
-impl Tokens {
+impl Members {
     /// With the tokens that the store keeps, which are operators'.
     pub fn new(stored: Vec<StoredToken>) -> Self {
         let operator = |token: StoredToken| {
             let StoredToken { name, digest } = token;
-            Arc::new(Token {
+            Arc::new(Member {
                 name,
                 role: Role::Operator,
                 tenants: None,
@@ -149,7 +149,7 @@ impl Tokens {
     /// Puts others in the place of the configured ones.
     pub fn configure(&self, tokens: Vec<Loaded>, certificates: &[AdminCertificate]) {
         let tokens = tokens.into_iter().map(|Loaded { config, digest }| {
-            let token = Arc::new(Token {
+            let member = Arc::new(Member {
                 name: config.name,
                 role: config.role,
                 tenants: only(&config.tenants),
@@ -160,12 +160,12 @@ impl Tokens {
                 SecretRef::File(path) => Some(Tracked::new("admin token", path)),
                 SecretRef::Env(_) => None,
             };
-            Configured { token, file }
+            Configured { member, file }
         });
         let mut known = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
         known.tokens = tokens.collect();
         let certificate = |config: &AdminCertificate| {
-            Arc::new(Token {
+            Arc::new(Member {
                 name: config.san.clone(),
                 role: config.role,
                 tenants: only(&config.tenants),
@@ -181,18 +181,18 @@ impl Tokens {
     pub fn refresh(&self) {
         let mut known = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = false;
-        for Configured { token, file } in &mut known.tokens {
+        for Configured { member, file } in &mut known.tokens {
             let Some(file) = file else { continue };
             let step = file.step(|content| digest_of(content.trim_ascii()));
             if let Step::Apply(digest) = step
-                && token.proof != Proof::Token(digest)
+                && member.proof != Proof::Token(digest)
             {
-                tracing::info!(token = token.name, "admin token replaced");
-                *token = Arc::new(Token {
-                    name: token.name.clone(),
-                    role: token.role,
-                    tenants: token.tenants.clone(),
-                    expires: token.expires,
+                tracing::info!(token = member.name, "admin token replaced");
+                *member = Arc::new(Member {
+                    name: member.name.clone(),
+                    role: member.role,
+                    tenants: member.tenants.clone(),
+                    expires: member.expires,
                     proof: Proof::Token(digest),
                 });
                 changed = true;
@@ -205,7 +205,7 @@ impl Tokens {
 
     fn publish(&self, configured: &Configuration) {
         let mut live = self.stored.clone();
-        live.extend(configured.tokens.iter().map(|it| Arc::clone(&it.token)));
+        live.extend(configured.tokens.iter().map(|it| Arc::clone(&it.member)));
         live.extend(configured.certificates.iter().cloned());
         if **self.live.load() != live {
             self.live.store(Arc::new(live));
@@ -220,7 +220,7 @@ impl Tokens {
         token: &[u8],
         peer: IpAddr,
         now: &Now,
-    ) -> Result<Arc<Token>, Rejected> {
+    ) -> Result<Arc<Member>, Rejected> {
         let digest = TokenDigest::of(token);
         let live = self.live.load();
         let mut found = None;
@@ -232,16 +232,16 @@ impl Tokens {
                 found = Some(known);
             }
         }
-        match found.filter(|token| token.is_live(now)) {
-            Some(token) => Ok(Arc::clone(token)),
+        match found.filter(|member| member.is_live(now)) {
+            Some(member) => Ok(Arc::clone(member)),
             None => Err(self.failed(peer, now)),
         }
     }
 
     /// For whom a certificate stands: the first of those that are named.
-    pub fn holder(&self, certificate: &ClientCertificate) -> Option<Arc<Token>> {
+    pub fn holder(&self, certificate: &ClientCertificate) -> Option<Arc<Member>> {
         let live = self.live.load();
-        let named = |token: &&Arc<Token>| matches!(&token.proof, Proof::Certificate(san) if certificate.is_for(san));
+        let named = |member: &&Arc<Member>| matches!(&member.proof, Proof::Certificate(san) if certificate.is_for(san));
         live.iter().find(named).cloned()
     }
 
@@ -264,12 +264,12 @@ impl Tokens {
 
     /// Whether who was let in at the beginning of a stream would be so still.
     pub fn holds(&self, caller: &Caller, now: &Now) -> bool {
-        let token = &caller.token;
+        let member = &caller.member;
         let lasts = caller.certificate_end.is_none_or(|end| !now.is_past(end));
-        lasts && token.is_live(now) && self.live.load().iter().any(|known| known == token)
+        lasts && member.is_live(now) && self.live.load().iter().any(|known| known == member)
     }
 
-    /// Rung when tokens come or go.
+    /// Rung when any of them comes or goes.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -355,7 +355,7 @@ mod tests {
     const SECRET: &str = "a-token-of-twenty-characters";
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    fn tokens(folder: &Path, expires: Option<Timestamp>) -> Tokens {
+    fn members(folder: &Path, expires: Option<Timestamp>) -> Members {
         let path = folder.join("token");
         std::fs::write(&path, format!("{SECRET}\n")).expect("written");
         let config = AdminToken {
@@ -365,14 +365,14 @@ mod tests {
             expires: expires.map(crate::config::value::Instant),
             token: SecretRef::File(path),
         };
-        let tokens = Tokens::new(Vec::new());
-        tokens.configure(Tokens::load(&[config]).expect("readable"), &[]);
-        tokens
+        let members = Members::new(Vec::new());
+        members.configure(Members::load(&[config]).expect("readable"), &[]);
+        members
     }
 
-    fn caller(token: &Arc<Token>) -> Caller {
+    fn caller(member: &Arc<Member>) -> Caller {
         let (peer, request_id) = (String::new(), String::new());
-        Caller { token: Arc::clone(token), certificate_end: None, peer, request_id }
+        Caller { member: Arc::clone(member), certificate_end: None, peer, request_id }
     }
 
     #[test]
@@ -380,17 +380,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
         let end = clock.now().wall.plus(Duration::from_secs(60));
-        let tokens = tokens(folder.path(), Some(end));
-        let token = tokens.authenticate(SECRET.as_bytes(), PEER, &clock.now()).expect("known");
+        let members = members(folder.path(), Some(end));
+        let token = members.authenticate(SECRET.as_bytes(), PEER, &clock.now()).expect("known");
         assert_eq!((&*token.name, token.role), ("ci", Role::Reader));
-        assert!(tokens.holds(&caller(&token), &clock.now()));
+        assert!(members.holds(&caller(&token), &clock.now()));
         clock.advance(Duration::from_secs(60));
-        assert!(!tokens.holds(&caller(&token), &clock.now()));
-        let late = tokens.authenticate(SECRET.as_bytes(), PEER, &clock.now());
+        assert!(!members.holds(&caller(&token), &clock.now()));
+        let late = members.authenticate(SECRET.as_bytes(), PEER, &clock.now());
         assert_eq!(late, Err(Rejected::Unknown));
 
-        let changes = tokens.changes();
-        tokens.configure(Vec::new(), &[]);
+        let changes = members.changes();
+        members.configure(Vec::new(), &[]);
         assert!(changes.has_changed().expect("it lives"));
     }
 
@@ -398,30 +398,30 @@ mod tests {
     fn a_changed_file_is_another_token() {
         let folder = tempfile::tempdir().expect("a folder");
         let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
-        let tokens = tokens(folder.path(), None);
+        let members = members(folder.path(), None);
         let now = clock.now();
-        let old = tokens.authenticate(SECRET.as_bytes(), PEER, &now).expect("known");
+        let old = members.authenticate(SECRET.as_bytes(), PEER, &now).expect("known");
         for content in ["short", "another-token-of-many-characters"] {
             std::fs::write(folder.path().join("token"), content).expect("written");
-            (0..3).for_each(|_| tokens.refresh());
+            (0..3).for_each(|_| members.refresh());
         }
-        assert!(!tokens.holds(&caller(&old), &now));
-        assert!(tokens.authenticate(b"another-token-of-many-characters", PEER, &now).is_ok());
-        assert!(tokens.authenticate(b"short", PEER, &now).is_err());
+        assert!(!members.holds(&caller(&old), &now));
+        assert!(members.authenticate(b"another-token-of-many-characters", PEER, &now).is_ok());
+        assert!(members.authenticate(b"short", PEER, &now).is_err());
     }
 
     #[test]
     fn who_guesses_is_slowed_down_and_locks_nobody_out() {
         let folder = tempfile::tempdir().expect("a folder");
         let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
-        let tokens = tokens(folder.path(), None);
-        let guess = |peer| tokens.authenticate(b"guess", peer, &clock.now());
+        let members = members(folder.path(), None);
+        let guess = |peer| members.authenticate(b"guess", peer, &clock.now());
         for _ in 0..FAILURES_MAX {
             assert_eq!(guess(PEER), Err(Rejected::Unknown));
         }
         assert!(matches!(guess(PEER), Err(Rejected::Limited { .. })));
         assert_eq!(guess(IpAddr::from([127, 0, 0, 2])), Err(Rejected::Unknown));
-        assert!(tokens.authenticate(SECRET.as_bytes(), PEER, &clock.now()).is_ok());
+        assert!(members.authenticate(SECRET.as_bytes(), PEER, &clock.now()).is_ok());
         clock.advance(WINDOW);
         assert_eq!(guess(PEER), Err(Rejected::Unknown));
     }
@@ -434,8 +434,8 @@ mod tests {
         let store = crate::store::memory::Memory::new(clock.now().wall);
         first_operator(&store, &file).await.expect("made");
         let secret = std::fs::read_to_string(&file).expect("written");
-        let tokens = Tokens::new(store.stored_tokens().await.expect("kept"));
-        let token = tokens.authenticate(secret.trim().as_bytes(), PEER, &clock.now());
+        let members = Members::new(store.stored_tokens().await.expect("kept"));
+        let token = members.authenticate(secret.trim().as_bytes(), PEER, &clock.now());
         assert_eq!(token.expect("known").role, Role::Operator);
 
         std::fs::remove_file(&file).expect("removed");
@@ -464,7 +464,7 @@ mod tests {
             expires: None,
             token: SecretRef::File("/nonexistent/token".into()),
         };
-        let faults = Tokens::load(&[config]).expect_err("unreadable");
+        let faults = Members::load(&[config]).expect_err("unreadable");
         assert!(faults[0].starts_with("admin.tokens[0].token: /nonexistent/token"), "{faults:?}");
     }
 }
