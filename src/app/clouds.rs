@@ -2,6 +2,7 @@
 //! which is followed like any other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +62,8 @@ impl CloudSource {
             Arc::clone(metrics),
         );
         let mirror = mirror.await.map_err(|error| failed(error.to_string()))?;
+        // Between two reads lies `refresh`, after which an unknown token is judged anyway.
+        replicas.lags.declare(mirror.tenant(), Duration::ZERO, None);
         let stop = CancellationToken::new();
         let task = tokio::spawn(mirror.run(Some(enrolments), stop.clone()));
         let feed = Embedded::of_cloud(source.as_str(), store, replicas, clock.clone());
