@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::backend::{Act, Backend, Nowhere, ok};
 use crate::guard::{Guard, Setup, TOKEN, route, wait_for};
@@ -156,7 +157,7 @@ fn stray_bytes_of_a_backend_reach_no_client() {
     let stray = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
     for late in [false, true] {
         let (told, tell) = std::sync::mpsc::channel::<()>();
-        let tell = std::sync::Mutex::new(tell);
+        let (wrote, written) = std::sync::mpsc::channel::<()>();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         std::thread::spawn(move || {
@@ -170,8 +171,9 @@ fn stray_bytes_of_a_backend_reach_no_client() {
                 }
                 let _ = std::io::Write::write_all(&mut stream, &answer);
                 if late {
-                    let _ = tell.lock().expect("not poisoned").recv();
+                    let _ = tell.recv();
                     let _ = std::io::Write::write_all(&mut stream, stray.as_bytes());
+                    let _ = wrote.send(());
                 }
                 // Kept open, and silent from now on.
                 std::mem::forget(stream);
@@ -181,8 +183,11 @@ fn stray_bytes_of_a_backend_reach_no_client() {
         let mut client = guard.client();
         for round in 0..4 {
             assert_eq!(client.get("/Users", TOKEN).text(), "ok", "round {round}, late: {late}");
-            let _ = told.send(());
-            // The stray bytes are there once the kernel has them: loopback delivers in order.
+            if late {
+                told.send(()).expect("the backend waits for it");
+                // They are at the other end once they are written: loopback does that at once.
+                written.recv_timeout(Duration::from_secs(10)).expect("the stray bytes are written");
+            }
             wait_for("an idle moment", || guard.metric("scim_guard_requests_in_flight") == 0.0);
         }
     }
