@@ -4,7 +4,6 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
-use serde::Serialize;
 
 /// Why a request is not forwarded, or its answer not passed on. The order is the one in which
 /// they are looked for.
@@ -72,6 +71,26 @@ struct Words {
     status: StatusCode,
     outcome: Outcome,
     detail: &'static str,
+}
+
+impl Words {
+    /// Strangers can ask for many of these, so it is put together at once: neither our own words
+    /// nor a request id have anything that JSON writes otherwise.
+    fn body(&self, request_id: &str) -> Bytes {
+        let special = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+        debug_assert!(![self.detail, request_id].iter().any(|it| it.bytes().any(special)));
+        // RFC 7644 section 3.12 has the status as a string.
+        let parts = [
+            r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:Error"],"status":""#,
+            self.status.as_str(),
+            r#"","detail":""#,
+            self.detail,
+            " (request ",
+            request_id,
+            r#")"}"#,
+        ];
+        parts.concat().into()
+    }
 }
 
 impl Refusal {
@@ -201,15 +220,7 @@ impl Refusal {
     /// The answer. The request id stands in `detail` too, which is what consoles show.
     pub fn response(self, request_id: &str) -> Response<Bytes> {
         let words = self.words();
-        let body = ScimError {
-            schemas: ["urn:ietf:params:scim:api:messages:2.0:Error"],
-            status: words.status.as_str(),
-            detail: [words.detail, " (request ", request_id, ")"].concat(),
-        };
-        // Strangers can ask for many of these: there is room for all of it from the beginning.
-        let mut text = Vec::with_capacity(256);
-        serde_json::to_writer(&mut text, &body).expect("plain text has a JSON form");
-        let mut response = Response::new(Bytes::from(text));
+        let mut response = Response::new(words.body(request_id));
         *response.status_mut() = words.status;
         let headers = response.headers_mut();
         headers.reserve(HEADERS);
@@ -242,14 +253,6 @@ const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// The same bytes for a token of another tenant: it is nobody's business that it exists.
 const UNKNOWN: &str = "the bearer token is not known here";
-
-#[derive(Serialize)]
-struct ScimError<'a> {
-    schemas: [&'static str; 1],
-    /// RFC 7644 section 3.12 has it as a string.
-    status: &'a str,
-    detail: String,
-}
 
 #[cfg(test)]
 mod tests {
