@@ -2,6 +2,7 @@
 //! backend could read as another route's is ambiguous, and nobody's.
 
 use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -204,7 +205,9 @@ impl Routes {
 
     /// The place of a target; `None` if no route is responsible.
     pub fn find<'a>(&'a self, target: &Target<'a>) -> Result<Option<Place<'a>>, Unclear> {
-        let host = target.host.and_then(host_name);
+        // Few configs have routes with hosts.
+        let host = LazyCell::new(|| target.host.and_then(host_name));
+        let host = || *host;
         let found = self.routes.iter().find_map(|route| {
             let (name, rest) = route.matches(host, target.path, str::eq)?;
             let tenant = Tenant { name, declared: self.tenants.contains(name) };
@@ -264,14 +267,14 @@ impl Route {
     }
 
     /// The tenant and the rest of the path, if host and path are this route's.
-    fn matches<'a>(
+    fn matches<'a, 'h>(
         &'a self,
-        host: Option<&str>,
+        host: impl Fn() -> Option<&'h str>,
         path: &'a str,
         equal: impl Fn(&str, &str) -> bool,
     ) -> Option<(&'a str, &'a str)> {
         if let Some(own) = &self.host
-            && !host.is_some_and(|host| own.as_str().eq_ignore_ascii_case(host))
+            && !host().is_some_and(|host| own.as_str().eq_ignore_ascii_case(host))
         {
             return None;
         }
@@ -279,7 +282,8 @@ impl Route {
         let mut named = None;
         for segment in self.path.segments() {
             let tail = rest.strip_prefix('/')?;
-            let (text, tail) = tail.split_at(tail.find('/').unwrap_or(tail.len()));
+            let end = tail.bytes().position(|byte| byte == b'/');
+            let (text, tail) = tail.split_at(end.unwrap_or(tail.len()));
             match segment {
                 Segment::Literal(literal) if equal(literal, text) => {}
                 Segment::Tenant if TenantId::parse(text).is_ok() => named = Some(text),

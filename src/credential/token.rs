@@ -19,7 +19,9 @@ impl<'a> BearerToken<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let allowed = |&byte: &u8| byte.is_ascii_graphic() && byte != b',';
         let sized = (1..=Self::BYTES_MAX).contains(&bytes.len());
-        (sized && bytes.iter().all(allowed)).then_some(Self(bytes))
+        // Without an early end, which lets the processor look at many bytes at a time.
+        let all_allowed = || bytes.iter().fold(true, |all, byte| all & allowed(byte));
+        (sized && all_allowed()).then_some(Self(bytes))
     }
 
     pub fn digest(self) -> TokenDigest {
