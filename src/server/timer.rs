@@ -2,7 +2,7 @@
 //! waits for one that has passed. So a timeout costs a request next to nothing, and fires up to
 //! [`TICK`] late, never early.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ struct Wheel {
     start: Instant,
     /// Milliseconds since the start at the last sweep.
     now: Cell<u64>,
-    entries: RefCell<Slab<Rc<Entry>>>,
+    entries: RefCell<Slab<Entry>>,
 }
 
 struct Entry {
@@ -35,7 +35,6 @@ const FIRED: u64 = 0;
 
 /// One deadline, armed and disarmed at will.
 pub struct Timer {
-    entry: Rc<Entry>,
     key: usize,
     timers: Timers,
 }
@@ -52,9 +51,9 @@ impl Timers {
     }
 
     pub fn timer(&self) -> Timer {
-        let entry = Rc::new(Entry { at: Cell::new(OFF), waker: Cell::new(None) });
-        let key = self.0.entries.borrow_mut().insert(Rc::clone(&entry));
-        Timer { entry, key, timers: self.clone() }
+        let entry = Entry { at: Cell::new(OFF), waker: Cell::new(None) };
+        let key = self.0.entries.borrow_mut().insert(entry);
+        Timer { key, timers: self.clone() }
     }
 
     /// Milliseconds since the start, up to a tick old.
@@ -78,29 +77,35 @@ impl Timers {
 }
 
 impl Timer {
+    fn entry(&self) -> Ref<'_, Entry> {
+        Ref::map(self.timers.0.entries.borrow(), |entries| &entries[self.key])
+    }
+
     pub fn arm(&self, after: Duration) {
         let late = (after + TICK).as_millis() as u64;
-        self.entry.at.set(self.timers.0.now.get().saturating_add(late));
+        self.entry().at.set(self.timers.0.now.get().saturating_add(late));
     }
 
     pub fn disarm(&self) {
-        self.entry.at.set(OFF);
+        self.entry().at.set(OFF);
     }
 
     pub fn is_armed(&self) -> bool {
-        self.entry.at.get() != OFF
+        self.entry().at.get() != OFF
     }
 
     /// Ready once the deadline has passed. One task can wait at a time.
     pub fn poll_elapsed(&self, context: &mut Context<'_>) -> Poll<()> {
-        if self.entry.at.get() == FIRED {
+        if self.entry().at.get() == FIRED {
             return Poll::Ready(());
         }
-        let waker = match self.entry.waker.take() {
+        // Not while it is dropped are the entries borrowed: what hangs on it may have a timer.
+        let known = self.entry().waker.take();
+        let waker = match known {
             Some(waker) if waker.will_wake(context.waker()) => waker,
             _ => context.waker().clone(),
         };
-        self.entry.waker.set(Some(waker));
+        self.entry().waker.set(Some(waker));
         Poll::Pending
     }
 
