@@ -154,13 +154,15 @@ pub const ASKS_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Grant {
     entry: Arc<Entry>,
+    /// The entry's: one step less on the way of every request.
+    credential: Arc<Credential>,
     tenant: Arc<TenantState>,
     denied: bool,
 }
 
 impl Grant {
     pub fn credential(&self) -> &Arc<Credential> {
-        &self.entry.credential
+        &self.credential
     }
 
     pub fn judge(&self, now: &Now) -> Verdict {
@@ -378,7 +380,8 @@ impl Cells for Authority {
         let denied = self.deny.load().names(&entry.credential);
         let known = self.tenants.load().get(&entry.credential.tenant).cloned();
         let tenant = known.unwrap_or_else(|| Arc::new(TenantState::enabled()));
-        Some(Arc::new(Grant { entry, tenant, denied }))
+        let credential = Arc::clone(&entry.credential);
+        Some(Arc::new(Grant { entry, credential, tenant, denied }))
     }
 }
 
