@@ -74,36 +74,63 @@ impl Head {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return Err("it changed the protocol unasked");
         }
-        let length = content_length(fields)?;
-        let chunked = is_chunked(fields)?;
-        if chunked && (length.is_some() || http_10) {
+        let told = Told::read(fields)?;
+        if told.chunked && (told.length.is_some() || http_10) {
             return Err("its length is told in two ways");
         }
-        let options = connection_options(values(fields, "connection"));
         let mut headers = HeaderMap::with_capacity(fields.len());
         for field in fields {
-            let name = HeaderName::from_bytes(field.name.as_bytes());
-            let value = HeaderValue::from_bytes(field.value);
-            let (Ok(name), Ok(value)) = (name, value) else { return Err("a header is malformed") };
+            let Ok(name) = HeaderName::from_bytes(field.name.as_bytes()) else {
+                return Err("a header is malformed");
+            };
             // Where there can be no body there is no length either (RFC 9110 section 8.6).
             let empty = status == StatusCode::NO_CONTENT && name == header::CONTENT_LENGTH;
-            if !empty && !is_hop_by_hop(name.as_str()) && !has_option(&options, name.as_str()) {
-                headers.append(name, value);
+            let nominated = has_option(&told.options, name.as_str());
+            if !empty && !nominated && !is_hop_by_hop(name.as_str()) {
+                let value = HeaderValue::from_bytes(field.value);
+                headers.append(name, value.map_err(|_| "a header is malformed")?);
             }
         }
+        let Told { length, chunked, options, keep_alive } = told;
         let reusable = !http_10 && !has_option(&options, "close");
-        let keep_alive = keep_alive(fields);
         Ok(Self { status, headers, reusable, keep_alive, length, chunked })
     }
 }
 
-/// The values of all headers of this name.
-fn values<'a>(
-    fields: &'a [httparse::Header<'a>],
-    name: &'static str,
-) -> impl Iterator<Item = &'a [u8]> {
-    let named = move |field: &&httparse::Header<'a>| field.name.eq_ignore_ascii_case(name);
-    fields.iter().filter(named).map(|field| field.value)
+/// What a head tells of its body and of the connection.
+#[derive(Default)]
+struct Told<'a> {
+    length: Option<u64>,
+    chunked: bool,
+    options: Vec<&'a [u8]>,
+    keep_alive: Option<Duration>,
+}
+
+impl<'a> Told<'a> {
+    fn read(fields: &'a [httparse::Header<'a>]) -> Result<Self, &'static str> {
+        let mut told = Self::default();
+        for &httparse::Header { name, value } in fields {
+            let is = |known: &str| name.eq_ignore_ascii_case(known);
+            match name.len() {
+                14 if is("content-length") => {
+                    let length = content_length(value)?;
+                    if told.length.replace(length).is_some() {
+                        return Err("its length is told twice");
+                    }
+                }
+                17 if is("transfer-encoding") => {
+                    if told.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                        return Err("its transfer encoding is not chunked alone");
+                    }
+                    told.chunked = true;
+                }
+                10 if is("connection") => told.options.extend(connection_options(value)),
+                10 if is("keep-alive") => told.keep_alive = told.keep_alive.or(keep_alive(value)),
+                _ => {}
+            }
+        }
+        Ok(told)
+    }
 }
 
 /// The parser passes over empty lines before a head, and takes line feeds for line ends.
@@ -116,35 +143,17 @@ const INTERIM_MAX: u32 = 16;
 const HEADERS_MAX: usize = 128;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-fn content_length(fields: &[httparse::Header<'_>]) -> Result<Option<u64>, &'static str> {
-    let mut length = None;
-    for digits in values(fields, "content-length") {
-        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-            return Err("its length is no number");
-        }
-        let text = std::str::from_utf8(digits).expect("digits");
-        let number: u64 = text.parse().map_err(|_| "its length is out of range")?;
-        if length.is_some() {
-            return Err("its length is told twice");
-        }
-        length = Some(number);
+fn content_length(digits: &[u8]) -> Result<u64, &'static str> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err("its length is no number");
     }
-    Ok(length)
-}
-
-fn is_chunked(fields: &[httparse::Header<'_>]) -> Result<bool, &'static str> {
-    let mut values = values(fields, "transfer-encoding");
-    match (values.next(), values.next()) {
-        (None, _) => Ok(false),
-        (Some(value), None) if value.eq_ignore_ascii_case(b"chunked") => Ok(true),
-        _ => Err("its transfer encoding is not chunked alone"),
-    }
+    let text = std::str::from_utf8(digits).expect("digits");
+    text.parse().map_err(|_| "its length is out of range")
 }
 
 /// How long the backend will keep the connection, less a second for the way.
-fn keep_alive(fields: &[httparse::Header<'_>]) -> Option<Duration> {
-    let value = std::str::from_utf8(values(fields, "keep-alive").next()?).ok()?;
-    let parameters = value.split(',').map(str::trim);
+fn keep_alive(value: &[u8]) -> Option<Duration> {
+    let parameters = std::str::from_utf8(value).ok()?.split(',').map(str::trim);
     let seconds: u64 =
         parameters.filter_map(|it| it.strip_prefix("timeout=")).next()?.parse().ok()?;
     Some(Duration::from_secs(seconds.saturating_sub(1).min(60)))

@@ -107,7 +107,9 @@ impl Connecting<'_> {
 
     async fn open(&self, peer: &Peer, slot: Slot) -> Result<Connection, String> {
         let limit = self.upstream.config.connect_timeout.0;
-        let opened = self.timer.limit(limit, open(self.upstream, peer, slot)).await;
+        // Its state is large, with TLS's within, and those that find a connection should not carry it.
+        let opened = Box::pin(open(self.upstream, peer, slot));
+        let opened = self.timer.limit(limit, opened).await;
         match opened {
             Ok(opened) => opened.map_err(|error| error.to_string()),
             Err(Elapsed) => Err("no answer within connect_timeout".to_owned()),

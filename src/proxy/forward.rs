@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use http::request::Parts;
 use http::{Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
@@ -130,7 +130,7 @@ impl Forward<'_> {
         record: &mut Record,
     ) -> Outgoing {
         let method = &self.parts.method;
-        let mut head = BytesMut::with_capacity(1024);
+        let mut head = Vec::with_capacity(HEAD_BYTES);
         head.put_slice(method.as_str().as_bytes());
         head.put_slice(b" ");
         self.write_target(upstream, &mut head);
@@ -166,7 +166,7 @@ impl Forward<'_> {
     }
 
     /// The body's framing is said anew; a length stays a length, since old servers know no chunks.
-    fn outgoing_body(&self, body: Option<Incoming>, head: &mut BytesMut) -> OutgoingBody {
+    fn outgoing_body(&self, body: Option<Incoming>, head: &mut Vec<u8>) -> OutgoingBody {
         let length = body.as_ref().map(|body| http_body::Body::size_hint(body).exact());
         match (body, length.flatten()) {
             (Some(body), None) => {
@@ -188,7 +188,7 @@ impl Forward<'_> {
     }
 
     /// The URL's path and what the request has beyond the route's, byte for byte.
-    fn write_target(&self, upstream: &Upstream, head: &mut BytesMut) {
+    fn write_target(&self, upstream: &Upstream, head: &mut Vec<u8>) {
         let start = head.len();
         let url = upstream.config.urls().first().expect("a checked config has one");
         for segment in url.path.segments() {
@@ -245,6 +245,9 @@ impl Forward<'_> {
         Ok(response)
     }
 }
+
+/// Room for what most heads need.
+const HEAD_BYTES: usize = 1024;
 
 fn unreachable(Unreachable(why): Unreachable, upstream: &Upstream) -> Refused {
     tracing::warn!(url = upstream.label, "backend cannot be reached: {why}");

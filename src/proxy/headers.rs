@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -30,16 +30,20 @@ pub fn is_hop_by_hop(name: &str) -> bool {
         || (name.starts_with("proxy-") && name != "proxy-status")
 }
 
-/// The options in the values of `Connection` headers: `close`, and names of headers, in any case.
+/// The options in the value of a `Connection` header: `close`, and names of headers, in any case.
 /// One that is no text names nothing, and hides none of the others.
-pub fn connection_options<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<&'a str> {
-    let options = values.flat_map(|value| value.split(|byte| *byte == b','));
-    let texts = options.filter_map(|option| std::str::from_utf8(option.trim_ascii()).ok());
-    texts.filter(|option| !option.is_empty()).collect()
+pub fn connection_options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let options = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    options.filter(|option| !option.is_empty())
 }
 
-pub fn has_option(options: &[&str], name: &str) -> bool {
-    options.iter().any(|option| option.eq_ignore_ascii_case(name))
+fn nominated(headers: &HeaderMap) -> Vec<&[u8]> {
+    let values = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    values.flat_map(connection_options).collect()
+}
+
+pub fn has_option(options: &[&[u8]], name: &str) -> bool {
+    options.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 /// What the backend is told about who asks.
@@ -56,20 +60,24 @@ pub struct Identity<'a> {
 /// Writes the headers that pass from the client, and then ours. `authorization` says whether the
 /// client's own passes.
 pub fn write(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     headers: &HeaderMap,
     authorization_passes: bool,
     from_trusted_proxy: bool,
     identity: &Identity<'_>,
 ) {
-    let connection = headers.get_all(header::CONNECTION);
-    let options = connection_options(connection.iter().map(HeaderValue::as_bytes));
-    let is_nominated = |name: &str| has_option(&options, name);
+    let nominated = nominated(headers);
+    let is_nominated = |name: &str| has_option(&nominated, name);
+    let mut has_cookies = false;
     for (name, value) in headers {
         let name = name.as_str();
         let passes = match name {
             // Said anew for this hop; an expectation is met here and goes no further.
-            "host" | "content-length" | "expect" | "cookie" => false,
+            "host" | "content-length" | "expect" => false,
+            "cookie" => {
+                has_cookies = true;
+                false
+            }
             "authorization" => authorization_passes && !is_nominated(name),
             "traceparent" | "tracestate" => identity.trace.is_from_client && !is_nominated(name),
             _ => !is_hop_by_hop(name) && !is_ours(name, from_trusted_proxy) && !is_nominated(name),
@@ -78,22 +86,20 @@ pub fn write(
             write_header(out, name, value.as_bytes());
         }
     }
-    if !is_nominated("cookie") {
+    if has_cookies && !is_nominated("cookie") {
         write_cookies(out, headers);
     }
     write_identity(out, identity);
 }
 
 /// HTTP/2 may tell cookies one by one, which HTTP/1.1 has in one header (RFC 9113 section 8.2.3).
-fn write_cookies(out: &mut BytesMut, headers: &HeaderMap) {
+fn write_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
     let cookies: Vec<_> =
         headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if !cookies.is_empty() {
-        write_header(out, "cookie", &cookies.join(&b"; "[..]));
-    }
+    write_header(out, "cookie", &cookies.join(&b"; "[..]));
 }
 
-fn write_identity(out: &mut BytesMut, identity: &Identity<'_>) {
+fn write_identity(out: &mut Vec<u8>, identity: &Identity<'_>) {
     if let Some(credential) = identity.credential {
         write_header(out, CREDENTIAL_ID, credential.id.as_str().as_bytes());
         write_header(out, TENANT, credential.tenant.as_str().as_bytes());
@@ -110,7 +116,7 @@ fn write_identity(out: &mut BytesMut, identity: &Identity<'_>) {
     }
 }
 
-pub fn write_header(out: &mut BytesMut, name: &str, value: &[u8]) {
+pub fn write_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.put_slice(name.as_bytes());
     out.put_slice(b": ");
     out.put_slice(value);
@@ -128,9 +134,9 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 /// letter or digit as `_`, so all spellings are the same name. What a trusted proxy says beside the three headers that we set ourselves passes.
 fn is_ours(name: &str, from_trusted_proxy: bool) -> bool {
     let folded;
-    let odd = |letter: char| !letter.is_ascii_alphanumeric() && letter != '-';
-    let name = if name.contains(odd) {
-        folded = name.replace(odd, "-");
+    let odd = |byte: u8| !byte.is_ascii_alphanumeric() && byte != b'-';
+    let name = if name.bytes().any(odd) {
+        folded = name.replace(|letter: char| !letter.is_ascii() || odd(letter as u8), "-");
         if is_hop_by_hop(&folded) || folded == "content-length" {
             return true;
         }
@@ -225,7 +231,7 @@ pub fn request_id(headers: &HeaderMap) -> String {
         None => {
             let mut digits = [0; 32];
             hex::encode_to_slice(fastrand::u128(..).to_be_bytes(), &mut digits).expect("it fits");
-            String::from_utf8_lossy(&digits).into_owned()
+            std::str::from_utf8(&digits).expect("hexadecimal digits").to_owned()
         }
     }
 }
@@ -239,13 +245,8 @@ pub struct Trace {
 
 impl Trace {
     pub fn new(headers: &HeaderMap) -> Self {
-        let connection = headers.get_all(header::CONNECTION);
-        let nominated = || {
-            let options = connection_options(connection.iter().map(HeaderValue::as_bytes));
-            has_option(&options, TRACEPARENT.as_str())
-        };
         let said = single(headers, TRACEPARENT).filter(|text| is_traceparent(text));
-        let said = said.filter(|_| !nominated());
+        let said = said.filter(|_| !has_option(&nominated(headers), TRACEPARENT.as_str()));
         if let Some(Ok(parent)) = said.map(|text| text.as_bytes().try_into()) {
             return Self { is_from_client: true, parent };
         }
@@ -319,9 +320,9 @@ mod tests {
             request_id: "r-1",
             trace: &trace,
         };
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         write(&mut out, &map, keep, trusted, &identity);
-        let text = String::from_utf8(out.to_vec()).expect("text");
+        let text = String::from_utf8(out).expect("text");
         text.lines().map(str::to_owned).collect()
     }
 

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -22,7 +22,7 @@ use crate::server::timer::Timer;
 /// What goes to the backend.
 pub struct Outgoing {
     pub method: Method,
-    pub head: BytesMut,
+    pub head: Vec<u8>,
     pub body: OutgoingBody,
 }
 
@@ -161,11 +161,13 @@ const HEAD_ROOM: usize = 8 << 10;
 /// A request on its way out.
 pub struct Upload {
     method: Method,
-    /// The head once more, where the request may be sent twice.
-    spare: Bytes,
+    /// Whether the request may be sent twice.
+    repeatable: bool,
     body: OutgoingBody,
     /// Written before `data`: the head, and the frames of chunks.
-    frame: BytesMut,
+    frame: Vec<u8>,
+    /// How much of the frame is written.
+    written: usize,
     data: Bytes,
     patience: Patience,
     /// The backend takes no more; it may have answered.
@@ -190,15 +192,13 @@ impl Upload {
         let Outgoing { method, head, body } = outgoing;
         // Sending it twice is safe (RFC 9110 section 9.2.2), and there is nothing else to send.
         let safe = method == Method::GET || method == Method::HEAD;
-        let spare = match body {
-            OutgoingBody::None if safe => Bytes::copy_from_slice(&head),
-            _ => Bytes::new(),
-        };
+        let repeatable = safe && matches!(body, OutgoingBody::None);
         Self {
             method,
-            spare,
+            repeatable,
             body,
             frame: head,
+            written: 0,
             data: Bytes::new(),
             patience,
             halted: false,
@@ -222,9 +222,10 @@ impl Upload {
 
     /// Makes ready to send all of it again; false if that is not safe.
     pub fn rewind(&mut self) -> bool {
-        self.frame = BytesMut::from(&self.spare[..]);
-        (self.halted, self.begun, self.unflushed) = (false, false, false);
-        !self.spare.is_empty()
+        if self.repeatable {
+            (self.written, self.halted, self.begun, self.unflushed) = (0, false, false, false);
+        }
+        self.repeatable
     }
 
     pub fn bytes(&self) -> u64 {
@@ -240,7 +241,7 @@ impl Upload {
     }
 
     fn is_complete(&self) -> bool {
-        let written = self.frame.is_empty() && self.data.is_empty() && !self.unflushed;
+        let written = self.rest().is_empty() && self.data.is_empty() && !self.unflushed;
         written && matches!(self.body, OutgoingBody::None)
     }
 
@@ -262,7 +263,7 @@ impl Upload {
             if self.halted || self.is_complete() {
                 return Poll::Ready(Ok(()));
             }
-            if self.frame.is_empty() && self.data.is_empty() {
+            if self.rest().is_empty() && self.data.is_empty() {
                 if self.unflushed {
                     let flushed = ready!(Pin::new(&mut *socket).poll_flush(context));
                     (self.unflushed, self.halted) = (false, flushed.is_err());
@@ -274,9 +275,9 @@ impl Upload {
             }
             let mut socket = Pin::new(&mut *socket);
             let written = if self.data.is_empty() {
-                socket.as_mut().poll_write(context, &self.frame)
+                socket.as_mut().poll_write(context, self.rest())
             } else {
-                let slices = [io::IoSlice::new(&self.frame), io::IoSlice::new(&self.data)];
+                let slices = [io::IoSlice::new(self.rest()), io::IoSlice::new(&self.data)];
                 socket.as_mut().poll_write_vectored(context, &slices)
             };
             match ready!(written) {
@@ -287,11 +288,20 @@ impl Upload {
         }
     }
 
+    /// What is still to be written before `data`.
+    fn rest(&self) -> &[u8] {
+        &self.frame[self.written..]
+    }
+
     fn advance(&mut self, written: usize) {
         (self.begun, self.unflushed) = (true, true);
         self.progress += 1;
-        let of_frame = written.min(self.frame.len());
-        self.frame.advance(of_frame);
+        let of_frame = written.min(self.rest().len());
+        self.written += of_frame;
+        if self.rest().is_empty() && !self.repeatable {
+            self.frame.clear();
+            self.written = 0;
+        }
         self.data.advance(written - of_frame);
     }
 
