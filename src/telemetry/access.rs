@@ -224,18 +224,11 @@ fn push_key(out: &mut String, key: &str) {
 }
 
 /// Numbers through `fmt` would be a fifth of a line's cost.
-fn push_number(out: &mut String, mut value: u64) {
-    let mut digits = [0; 20];
-    let mut front = digits.len();
-    loop {
-        front -= 1;
-        digits[front] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
+fn push_number(out: &mut String, value: u64) {
+    if value >= 10 {
+        push_number(out, value / 10);
     }
-    out.push_str(std::str::from_utf8(&digits[front..]).expect("digits"));
+    out.push(char::from(b'0' + (value % 10) as u8));
 }
 
 /// What stands before a token of ours: it has no business in a path or an agent's name.
