@@ -217,6 +217,15 @@ impl Service {
         self.mirrors.get()?.get(tenant).cloned()
     }
 
+    /// Through which mirror a credential is changed. One of our own, made before its tenant was
+    /// mirrored, stays ours.
+    async fn mirror_for(&self, key: &PageKey) -> Result<Option<Arc<Mirror>>, Problem> {
+        let Some(mirror) = self.mirror_of(&key.0) else { return Ok(None) };
+        let known = self.store.record(key).await?;
+        let is_ours = known.is_some_and(|record| record.origin == Origin::Local);
+        Ok((!is_ours).then_some(mirror))
+    }
+
     pub fn members(&self) -> &Arc<Members> {
         &self.members
     }
@@ -382,11 +391,14 @@ impl Service {
         let (tenant, id) = key;
         caller.may_in(Right::Change, tenant)?;
         let label = self.record(caller, key).await?.label;
-        if let Some(mirror) = self.mirror_of(tenant) {
+        if let Some(mirror) = self.mirror_for(key).await? {
             let wish = self.wish(caller, lifetime, &label)?;
             let audit = self.entry(caller, "credential.rotate", tenant, Some(id));
             let id = id.clone();
             return whole(async move { mirror.rotate(&id, overlap, &wish, audit).await }).await;
+        }
+        if let Some(mirror) = self.mirror_of(tenant) {
+            return Err(Problem::OwnedByCloud(mirror.provider()));
         }
         let (record, secret) = self.new_record(caller, tenant, lifetime, &label, Secret::Mint)?;
         let leaked = if overlap == Overlap::Leaked { ", leaked" } else { "" };
@@ -423,7 +435,7 @@ impl Service {
             None => "credential.label",
         };
         let id = key.1.clone();
-        if let Some(mirror) = self.mirror_of(&key.0) {
+        if let Some(mirror) = self.mirror_for(key).await? {
             return self.patch_mirrored(&mirror, caller, key, patch, action).await;
         }
         let decide = move |view: &View| rules::patch(view, &id, &patch);
@@ -470,7 +482,7 @@ impl Service {
         let (tenant, id) = key;
         caller.may_in(Right::Change, tenant)?;
         self.declared(tenant).await?;
-        let Some(mirror) = self.mirror_of(tenant) else {
+        let Some(mirror) = self.mirror_for(key).await? else {
             let what = "is of a credential that is ours: POST its tenant's credentials".to_owned();
             return Err(Problem::Invalid { field: "id", what });
         };
@@ -488,7 +500,7 @@ impl Service {
         let (tenant, id) = key;
         caller.may_in(Right::Change, tenant)?;
         let audit = self.entry(caller, "credential.delete", tenant, Some(id));
-        if let Some(mirror) = self.mirror_of(tenant) {
+        if let Some(mirror) = self.mirror_for(key).await? {
             let id = id.clone();
             self.found(key).await?;
             to_the_end(async move { mirror.delete(&id, audit).await }).await?;

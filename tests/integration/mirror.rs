@@ -272,7 +272,7 @@ fn a_restart_without_the_cloud_keeps_the_last_state_and_its_age() {
     assert_eq!(bed.patch(&blocked, "Disabled").0, 200);
     bed.near.kill();
     let near = Process::start(&bed.near.folder);
-    bed.api.address = near.address("admin");
+    bed.api = Api::operator(near.address("admin"), &bed.near.folder);
     bed.clients[0] = Client::connect(near.address("proxy"));
     let first = &mut bed.clients[0];
     assert_eq!(probe(first, TENANT, &live_secret), 200);
@@ -281,6 +281,33 @@ fn a_restart_without_the_cloud_keeps_the_last_state_and_its_age() {
     bed.cloud.relay.set(Flow::Open);
     bed.wait_for_standing(&blocked, "listed");
     assert_eq!(bed.cloud.status(&blocked), "Disabled");
+    near.stop();
+}
+
+#[test]
+fn what_was_ours_before_stays_ours_and_can_be_ended() {
+    let mut bed = Bed::start(Dialect::Alibaba);
+    let (id, secret) = made(&bed.api.ask("POST", CREDENTIALS, "{}").json());
+    bed.wait_for(&secret, 200);
+    bed.near.kill();
+    let place = bed.near.folder.join("proxy.yaml");
+    let mirrored = fs::read_to_string(&place).expect("there");
+    let without = |line: &&str| !line.contains("mirror:");
+    let plain = mirrored.lines().filter(without).map(|line| format!("{line}\n"));
+    fs::write(&place, plain.collect::<String>()).expect("written");
+    let mut near = Process::start(&bed.near.folder);
+    bed.api = Api::operator(near.address("admin"), &bed.near.folder);
+    let (ours, our_secret) = made(&bed.api.ask("POST", CREDENTIALS, "{}").json());
+    near.kill();
+    fs::write(&place, mirrored).expect("written");
+    let near = Process::start(&bed.near.folder);
+    bed.api = Api::operator(near.address("admin"), &bed.near.folder);
+    let mut client = Client::connect(near.address("proxy"));
+    for (id, secret) in [(&ours, &our_secret), (&id, &secret)] {
+        assert_eq!(probe(&mut client, TENANT, secret), 200);
+        assert_eq!(bed.patch(id, "Disabled").0, 200);
+        wait_for("the refusal", || probe(&mut client, TENANT, secret) == 401);
+    }
     near.stop();
 }
 

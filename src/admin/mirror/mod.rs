@@ -362,8 +362,8 @@ impl Pace {
 }
 
 impl Trouble {
-    /// Until the next try: the usual time, doubling to some minutes, and not before the cloud wants
-    /// to be asked again.
+    /// Until the next try: the usual time, doubling to a minute, and not before the cloud wants to be
+    /// asked again.
     fn pause(&self, failures: u32, usual: Duration) -> Duration {
         let doubled = usual.saturating_mul(2u32.saturating_pow(failures.min(16) - 1));
         let pause = doubled.clamp(usual, PAUSE_MAX.max(usual));
@@ -379,4 +379,4 @@ const ROWS_MAX: usize = 10_000;
 const TICK: Duration = Duration::from_secs(1);
 /// Between two looks for what the cloud is still to be told.
 const TELL_PAUSE: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(300);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
