@@ -364,7 +364,7 @@ impl Service {
             if !matches!(secret, Secret::Mint) || status == Status::Disabled {
                 return Err(Problem::OwnedByCloud(mirror.provider()));
             }
-            let wish = self.wish(caller, lifetime, label)?;
+            let wish = self.wish(caller, &mirror, lifetime, label)?;
             let audit = self.entry(caller, "credential.create", tenant, None);
             return whole(async move { mirror.create(&wish, audit).await }).await;
         }
@@ -392,7 +392,7 @@ impl Service {
         caller.may_in(Right::Change, tenant)?;
         let label = self.record(caller, key).await?.label;
         if let Some(mirror) = self.mirror_for(key).await? {
-            let wish = self.wish(caller, lifetime, &label)?;
+            let wish = self.wish(caller, &mirror, lifetime, &label)?;
             let audit = self.entry(caller, "credential.rotate", tenant, Some(id));
             let id = id.clone();
             return whole(async move { mirror.rotate(&id, overlap, &wish, audit).await }).await;
@@ -451,12 +451,6 @@ impl Service {
         patch: Patch,
         action: &'static str,
     ) -> Result<Changed, Problem> {
-        let id = key.1.clone();
-        if patch.label.is_some() {
-            let label = Patch { status: None, ..patch.clone() };
-            let decide = move |view: &View| rules::patch(view, &id, &label);
-            self.change(caller, key, "credential.label", false, decide).await?;
-        }
         if let Some(status) = patch.status {
             let (mirror, id) = (Arc::clone(mirror), key.1.clone());
             let audit = self.entry(caller, action, &key.0, Some(&id));
@@ -467,6 +461,12 @@ impl Service {
                 }
             };
             to_the_end(changed).await?;
+        }
+        let id = key.1.clone();
+        if patch.label.is_some() {
+            let label = Patch { status: None, ..patch.clone() };
+            let decide = move |view: &View| rules::patch(view, &id, &label);
+            self.change(caller, key, "credential.label", false, decide).await?;
         }
         let record = self.found(key).await?;
         Ok(Changed { revision: self.store.head().await?.position.revision, record })
@@ -502,7 +502,6 @@ impl Service {
         let audit = self.entry(caller, "credential.delete", tenant, Some(id));
         if let Some(mirror) = self.mirror_for(key).await? {
             let id = id.clone();
-            self.found(key).await?;
             to_the_end(async move { mirror.delete(&id, audit).await }).await?;
             return Ok(self.store.head().await?.position.revision);
         }
@@ -761,7 +760,17 @@ impl Service {
 
     // What these lean on.
 
-    fn wish(&self, caller: &Caller, lifetime: Lifetime, label: &str) -> Result<Wish, Problem> {
+    fn wish(
+        &self,
+        caller: &Caller,
+        mirror: &Mirror,
+        lifetime: Lifetime,
+        label: &str,
+    ) -> Result<Wish, Problem> {
+        if lifetime != Lifetime::Default && mirror.fixed_lifetime().is_some() {
+            let what = "cannot be chosen: the cloud gives each credential the same time".to_owned();
+            return Err(Problem::Invalid { field: "expire_in", what });
+        }
         let now = self.clock.now().wall;
         Ok(Wish {
             lifetime: self.end(lifetime, false, now)?.since(now),

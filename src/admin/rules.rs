@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Patch, Problem};
 use crate::clock::Timestamp;
 use crate::credential::{BearerToken, CredentialId, Expiry, Status, TokenDigest};
-use crate::store::{Denied, Edit, Record, View};
+use crate::store::{Denied, Edit, Origin, Record, Standing, View};
 
 /// Makes room for nobody: a new credential must fit the limit as things are. Expired ones count,
 /// as at the clouds.
@@ -24,6 +24,10 @@ pub fn patch(view: &View, id: &CredentialId, patch: &Patch) -> Result<Vec<Edit>,
     let mut changed = record.clone();
     if let Some(status) = patch.status {
         changed.credential.status = status;
+        // Its cloud is mirrored no more, and is told nothing.
+        if let Origin::Mirrored(provider, _) = record.origin {
+            changed.origin = Origin::Mirrored(provider, Standing::Listed);
+        }
     }
     if let Some(label) = &patch.label {
         changed.label.clone_from(label);

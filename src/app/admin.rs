@@ -129,6 +129,15 @@ async fn mirrors(
         let mirror = Mirror::load(cloud, provider, interval, store, replicas, clock, metrics).await;
         mirrors.push(mirror.map_err(|error| failed(error.to_string()))?);
     }
+    let reads = store.reads().await.map_err(|error| Failure(format!("admin.store: {error}")))?;
+    let is_left = |tenant: &TenantId| !mirrors.iter().any(|mirror| mirror.tenant() == tenant);
+    for (tenant, _) in reads.iter().filter(|(tenant, _)| is_left(tenant)) {
+        tracing::warn!(
+            %tenant,
+            "this tenant was mirrored and is no more: its credentials stay as the cloud last listed \
+             them, until they are changed here"
+        );
+    }
     Ok(mirrors)
 }
 
@@ -226,6 +235,9 @@ impl AdminFace {
         self.keeper.abort();
         for mirror in self.mirrors {
             let _ = mirror.await;
+        }
+        for mirror in &self.core.mirrors {
+            mirror.finish().await;
         }
         self.face.end([self.acceptor]).await;
     }

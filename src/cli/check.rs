@@ -12,7 +12,7 @@ use crate::admin::Members;
 use crate::clock::Clock;
 use crate::config::value::SecretRef;
 use crate::config::yaml::Fault;
-use crate::config::{Config, Credentials, Invalid, read_secret};
+use crate::config::{self, Config, Invalid, read_secret};
 use crate::proxy::Settings;
 use crate::server::Tls;
 use crate::source::alibaba::Alibaba;
@@ -89,10 +89,17 @@ fn examine(config: &Config, name: &str) -> Examined {
         let client = Client::new(url, token, ca).map(drop);
         faults.extend(client.err().map(|what| format!("credentials.native.ca: {what}")));
     }
-    let clouds = clouds(&config.credentials);
-    for cloud in &clouds {
+    let (tencent, alibaba) = (&config.credentials.tencent, &config.credentials.alibaba);
+    let clouds = clouds("credentials", tencent.as_ref(), alibaba.as_ref());
+    let mirrored = config.admin.iter().flat_map(|admin| admin.mirror.iter().enumerate());
+    let mirrored = mirrored.flat_map(|(index, it)| {
+        let place = format!("admin.mirror[{index}]");
+        self::clouds(&place, it.tencent.as_ref(), it.alibaba.as_ref())
+    });
+    let mirrored: Vec<_> = mirrored.collect();
+    for cloud in clouds.iter().chain(&mirrored) {
         facts.push((cloud.name, json!(cloud.about)));
-        let place = |key: &str| format!("credentials.{}.{key}", cloud.name);
+        let place = |key: &str| format!("{}.{key}", cloud.place);
         for (key, secret) in &cloud.secrets {
             let refused = secret.and_then(|secret| read_secret(secret).err());
             faults.extend(refused.map(|what| format!("{}: {what}", place(key))));
@@ -135,6 +142,8 @@ fn examine(config: &Config, name: &str) -> Examined {
 /// A cloud's section, tried as far as that goes without asking the cloud.
 struct Cloud<'a> {
     name: &'static str,
+    /// Where its section stands.
+    place: String,
     about: String,
     client: Result<(), String>,
     secrets: [(&'static str, Option<&'a SecretRef>); 3],
@@ -142,10 +151,15 @@ struct Cloud<'a> {
     enrolment_key: &'static str,
 }
 
-fn clouds(credentials: &Credentials) -> Vec<Cloud<'_>> {
+fn clouds<'a>(
+    place: &str,
+    tencent: Option<&'a config::Tencent>,
+    alibaba: Option<&'a config::Alibaba>,
+) -> Vec<Cloud<'a>> {
     let metrics = || Arc::new(Metrics::new());
-    let tencent = credentials.tencent.as_ref().map(|section| Cloud {
+    let tencent = tencent.map(|section| Cloud {
         name: "tencent",
+        place: format!("{place}.tencent"),
         about: format!("{} at {}", section.zone_id, section.endpoint),
         client: Tencent::new(section, Clock::system(), metrics()).map(drop),
         secrets: [
@@ -156,8 +170,9 @@ fn clouds(credentials: &Credentials) -> Vec<Cloud<'_>> {
         enrolment: section.enrolment.as_deref(),
         enrolment_key: "credentials.tencent.enrolment",
     });
-    let alibaba = credentials.alibaba.as_ref().map(|section| Cloud {
+    let alibaba = alibaba.map(|section| Cloud {
         name: "alibaba",
+        place: format!("{place}.alibaba"),
         about: format!("{} at {}", section.directory_id, section.endpoint),
         client: Alibaba::new(section, Clock::system(), metrics()).map(drop),
         secrets: [

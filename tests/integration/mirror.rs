@@ -337,6 +337,7 @@ fn a_creation_without_an_answer_is_told_with_what_may_have_come_of_it() {
     let lost = bed.api.ask("POST", CREDENTIALS, "{}");
     let problem = lost.json();
     assert_eq!((lost.status, &problem["code"]), (504, &json!("cloud_uncertain")), "{problem}");
+    assert!(problem["detail"].as_str().expect("a text").contains("is not known"), "{problem}");
     bed.cloud.relay.set(Flow::Open);
     wait_for("the listing", || bed.api.get(CREDENTIALS).json()["total"] == 1);
     let listed = bed.api.get(CREDENTIALS).json();

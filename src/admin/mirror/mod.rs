@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, Now, Uptime};
+use crate::clock::{Clock, Now, Timestamp, Uptime};
 use crate::credential::{Credential, CredentialId, Status, TenantId, TokenDigest};
 use crate::source::cloud::{Cloud, CloudError};
 use crate::store::replicas::Replicas;
@@ -49,6 +49,8 @@ pub struct Mirror {
 struct Known {
     /// How many listings have begun.
     begun: u64,
+    /// The number of the last one that counted: none that began before it does.
+    applied: u64,
     /// The last whole one.
     listing: Option<Arc<Listing>>,
     /// How many had begun when the cloud confirmed the last change of a credential: these know
@@ -57,9 +59,20 @@ struct Known {
 }
 
 impl Known {
-    fn listed(&mut self, listing: Arc<Listing>, number: u64) {
-        self.listing = Some(listing);
-        self.confirmed.retain(|_, confirmed| *confirmed >= number);
+    /// Whether a listing is to count: it is the latest one.
+    fn counts(&mut self, number: u64) -> bool {
+        let counts = number >= self.applied;
+        self.applied = self.applied.max(number);
+        counts
+    }
+
+    fn listed(&mut self, listing: Arc<Listing>, number: u64) -> bool {
+        let counts = number == self.applied;
+        if counts {
+            self.listing = Some(listing);
+            self.confirmed.retain(|_, confirmed| *confirmed >= number);
+        }
+        counts
     }
 
     /// A change that was made in the cloud, to what was listed; none if it is gone.
@@ -115,7 +128,9 @@ impl Mirror {
         let now = clock.now();
         let reads = store.reads().await?;
         let read = reads.into_iter().find(|(tenant, _)| tenant == cloud.tenant());
-        let read = read.map(|(_, begun)| Now { wall: begun, ..now });
+        // One of the future tells of a clock that was stepped, and nothing of an age.
+        let read = read.map(|(_, begun)| begun).filter(|begun| *begun <= now.wall);
+        let read = read.map(|begun| Now { wall: begun, ..now });
         replicas.lags.declare(cloud.tenant(), interval, read);
         Ok(Arc::new(Self {
             cloud,
@@ -135,6 +150,18 @@ impl Mirror {
         self.cloud.tenant()
     }
 
+    /// How long each credential lives, if the cloud does not let that be chosen.
+    pub fn fixed_lifetime(&self) -> Option<Duration> {
+        self.cloud.lifetime()
+    }
+
+    /// Waits until no change of the cloud is under way, as long as one may take.
+    pub async fn finish(&self) {
+        if tokio::time::timeout(FINISH_TIME, self.turn.lock()).await.is_err() {
+            tracing::warn!(tenant = %self.tenant(), "a change of the cloud is cut off");
+        }
+    }
+
     pub fn provider(&self) -> Provider {
         self.provider
     }
@@ -152,7 +179,7 @@ impl Mirror {
             };
             let now = self.clock.now();
             if told || telling.is_due(&now) {
-                let told = self.tell().await;
+                let Some(told) = stop.run_until_cancelled(self.tell()).await else { return };
                 self.note("told", &mut telling, &told, TELL_PAUSE);
             }
             if let Some(enrolments) = &mut enrolments
@@ -164,7 +191,8 @@ impl Mirror {
             }
             let rows = enrolments.as_ref().map(Enrolments::rows);
             if listing.is_due(&now) && enrolments.as_ref().is_none_or(Enrolments::are_read) {
-                let listed = self.poll(rows.unwrap_or_default()).await;
+                let listed = self.poll(rows.unwrap_or_default());
+                let Some(listed) = stop.run_until_cancelled(listed).await else { return };
                 self.note("listed", &mut listing, &listed, self.interval);
             }
         }
@@ -181,25 +209,48 @@ impl Mirror {
         let listed = self.cloud.list().await.map_err(Trouble::Cloud)?;
         let listing = listed.into_iter().map(|it| (it.id.clone(), it)).collect::<Listing>();
         let listing = Arc::new(listing);
-        let (mirror, rows) = (Arc::clone(self), Arc::clone(&listing));
-        let (wall, enrolments) = (begun.wall, enrolments.to_vec());
-        let decide = Box::new(move |view: &View| {
-            let held = |id: &CredentialId| mirror.is_held(id, number);
-            let mut edits = declared(view);
-            edits.extend(rules::settle(view, &rows, wall, held));
-            let new = enrolments.iter().filter(|row| view.record(&row.id).is_none());
-            let new = new.filter(|row| !held(&row.id)).cloned().collect::<Vec<_>>();
-            edits.extend(rules::take_up(&new, mirror.provider, &rows, false, wall));
-            Ok(edits)
-        });
-        self.write(self.entry("mirror.list", None), None, false, decide).await?;
-        self.known().listed(listing, number);
+        let written = self.settle(number, begun.wall, &listing, enrolments, false).await;
+        if let Err(WriteError::Full) = written {
+            // What takes rights away has room still; the listing as a whole does not count.
+            self.settle(number, begun.wall, &listing, enrolments, true).await?;
+        }
+        written?;
+        if !self.known().listed(listing, number) {
+            return Ok(());
+        }
         self.replicas.lags.read(self.tenant(), begun);
         // Of use after a restart alone, and no reason to be older now.
         if let Err(failed) = self.store.note_read(self.tenant(), begun.wall).await {
             tracing::warn!(tenant = %self.tenant(), "when the cloud was read was not noted: {failed}");
         }
         Ok(())
+    }
+
+    /// Writes what a listing makes of the rows, or only what of that takes rights away.
+    async fn settle(
+        self: &Arc<Self>,
+        number: u64,
+        wall: Timestamp,
+        listing: &Arc<Listing>,
+        enrolments: &[Credential],
+        restricts: bool,
+    ) -> Result<Written, WriteError> {
+        let (mirror, rows) = (Arc::clone(self), Arc::clone(listing));
+        let enrolments = enrolments.to_vec();
+        let decide = Box::new(move |view: &View| {
+            if !mirror.known().counts(number) {
+                return Ok(Vec::new());
+            }
+            let held = |id: &CredentialId| mirror.is_held(id, number);
+            let mut edits = declared(view);
+            edits.extend(rules::settle(view, &rows, wall, held));
+            let new = enrolments.iter().filter(|row| view.record(&row.id).is_none());
+            let new = new.filter(|row| !held(&row.id)).cloned().collect::<Vec<_>>();
+            edits.extend(rules::take_up(&new, mirror.provider, &rows, false, wall));
+            edits.retain(|edit| !restricts || rules::takes_away(view, edit));
+            Ok(edits)
+        });
+        self.write(self.entry("mirror.list", None), None, restricts, decide).await
     }
 
     /// Makes the rows those of a file. Before the first listing there is nothing to say of them.
@@ -379,4 +430,6 @@ const ROWS_MAX: usize = 10_000;
 const TICK: Duration = Duration::from_secs(1);
 /// Between two looks for what the cloud is still to be told.
 const TELL_PAUSE: Duration = Duration::from_secs(1);
+/// A little longer than a cloud is waited for.
+const FINISH_TIME: Duration = Duration::from_secs(16);
 const PAUSE_MAX: Duration = Duration::from_secs(60);

@@ -25,15 +25,13 @@ pub fn settle(
 
 fn settled(record: &Record, listed: Option<&Listed>, now: Timestamp) -> Option<Edit> {
     let Origin::Mirrored(provider, standing) = record.origin else { return None };
+    // The listing may have begun before it was blocked. Only the cloud's own word ends that.
+    if matches!(standing, Standing::DisablePending | Standing::DeletePending) {
+        return None;
+    }
     let mut new = record.clone();
-    let standing = match (standing, listed) {
-        // It is gone there too.
-        (Standing::DeletePending, None) => return Some(Edit::Delete(new.credential.id)),
-        (Standing::DeletePending, Some(_)) => Standing::DeletePending,
-        (Standing::DisablePending, Some(listed)) if listed.status == Status::Enabled => {
-            Standing::DisablePending
-        }
-        (_, Some(listed)) => {
+    let standing = match listed {
+        Some(listed) => {
             new.credential.status = listed.status;
             new.credential.expiry = expiry(record, listed);
             new.create_time = listed.created.unwrap_or(new.create_time);
@@ -46,7 +44,7 @@ fn settled(record: &Record, listed: Option<&Listed>, now: Timestamp) -> Option<E
                 Standing::Listed
             }
         }
-        (_, None) => {
+        None => {
             new.credential.status = Status::Disabled;
             Standing::Unlisted
         }
@@ -69,7 +67,8 @@ pub fn block(view: &View, id: &CredentialId, pending: Standing) -> Vec<Edit> {
     let Some(record) = view.record(id) else { return Vec::new() };
     let Origin::Mirrored(provider, standing) = record.origin else { return Vec::new() };
     let is_deleted = standing == Standing::DeletePending;
-    let is_so = record.credential.status == Status::Disabled && pending == Standing::DisablePending;
+    // One that is disabled as listed may have been enabled there since.
+    let is_so = standing == Standing::DisablePending && pending == Standing::DisablePending;
     if is_deleted || is_so {
         return Vec::new();
     }
@@ -99,7 +98,10 @@ pub fn enable(view: &View, id: &CredentialId, seen: Revision) -> Vec<Edit> {
     let Some(record) = view.record(id).filter(|record| record.revision == seen) else {
         return Vec::new();
     };
-    let Origin::Mirrored(provider, _) = record.origin else { return Vec::new() };
+    let Origin::Mirrored(provider, standing) = record.origin else { return Vec::new() };
+    if standing == Standing::DeletePending {
+        return Vec::new();
+    }
     let mut new = record.clone();
     new.credential.status = Status::Enabled;
     new.origin = Origin::Mirrored(provider, Standing::Listed);
@@ -146,6 +148,19 @@ pub fn take_up(
         listed.unwrap_or(Edit::Put(record))
     };
     rows.iter().map(record).collect()
+}
+
+/// Whether an edit does nothing but take rights away, which there is room for on a full disk too.
+pub fn takes_away(view: &View, edit: &Edit) -> bool {
+    match edit {
+        Edit::Delete(_) => true,
+        Edit::Put(new) => {
+            let same = |known: &Record| known.credential.digest == new.credential.digest;
+            new.credential.status == Status::Disabled
+                && view.record(&new.credential.id).is_some_and(same)
+        }
+        Edit::PutTenant(_) | Edit::DeleteTenant => false,
+    }
 }
 
 /// The row of a credential whose token was told to us.

@@ -1,6 +1,7 @@
 //! What the admin API does with a mirrored tenant. The order is what matters: rights go first here,
 //! and come first there.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,11 +97,12 @@ impl Mirror {
     }
 
     /// The new credential as its cloud has made it.
-    async fn make(&self, wish: &Wish) -> Result<(Record, CloudSecret), Problem> {
+    async fn make(self: &Arc<Self>, wish: &Wish) -> Result<(Record, CloudSecret), Problem> {
+        let before = self.all().await?.into_iter().map(|it| it.credential.id).collect();
         let made = self.cloud.create(wish.lifetime).await;
         let Created { listed, secret } = match made {
             Ok(created) => created,
-            Err(CloudError::Uncertain(what)) => return Err(self.uncertain(what).await),
+            Err(CloudError::Uncertain(what)) => return Err(self.uncertain(what, &before).await),
             Err(CloudError::LimitReached(_)) => {
                 let records = self.all().await?;
                 return Err(Problem::LimitReached(records));
@@ -158,14 +160,21 @@ impl Mirror {
             self.news.notify_one();
             return Ok(());
         }
-        // Nobody has told us its token, so there is nothing to refuse here.
         let _turn = self.turn.lock().await;
+        if self.store_record(id).await?.is_some() {
+            // Somebody has told its token meanwhile.
+            self.block(id, pending, audit).await?;
+            self.news.notify_one();
+            return Ok(());
+        }
+        // Nobody has told us its token, so there is nothing to refuse here.
         let told = match pending {
             Standing::DeletePending => self.cloud.delete(id).await,
             _ => self.cloud.set_status(id, Status::Disabled).await,
         };
         match told {
             Ok(()) => {
+                self.hold(id);
                 let status = (pending == Standing::DisablePending).then_some(Status::Disabled);
                 self.known().amend(id, status);
                 Ok(self.store.append_audit(audit).await?)
@@ -189,7 +198,13 @@ impl Mirror {
     /// Asks the cloud first, and lets the token in once that has said yes.
     pub async fn enable(&self, id: &CredentialId, audit: AuditEntry) -> Result<(), Problem> {
         let _turn = self.turn.lock().await;
-        let seen = self.store_record(id).await?.map(|record| record.revision);
+        let record = self.store_record(id).await?;
+        let is_going =
+            |it: &Record| matches!(it.origin, Origin::Mirrored(_, Standing::DeletePending));
+        if record.as_ref().is_some_and(is_going) {
+            return Err(Problem::CredentialUnknown(id.clone()));
+        }
+        let seen = record.map(|record| record.revision);
         if let Err(error) = self.cloud.set_status(id, Status::Enabled).await {
             return Err(self.problem(&error, id));
         }
@@ -211,13 +226,10 @@ impl Mirror {
         by: String,
         audit: AuditEntry,
     ) -> Result<(), Problem> {
-        let mut listed = self.listing().and_then(|listing| listing.get(id).cloned());
-        if listed.is_none() {
-            // It may be new.
-            let polled = self.poll(&[]).await;
-            polled.map_err(|trouble| self.trouble(&trouble))?;
-            listed = self.listing().and_then(|listing| listing.get(id).cloned());
-        }
+        // Who gives rights asks the cloud first: what was listed a while ago may be over.
+        let _turn = self.turn.lock().await;
+        self.poll(&[]).await.map_err(|trouble| self.trouble(&trouble))?;
+        let listed = self.listing().and_then(|listing| listing.get(id).cloned());
         let Some(listed) = listed else { return Err(Problem::CredentialUnknown(id.clone())) };
         let origin = Origin::Mirrored(self.provider, Standing::Listed);
         let record = self.record_of(&listed, digest, origin);
@@ -289,13 +301,20 @@ impl Mirror {
         enrolled(credential, origin, listed.created.unwrap_or(now))
     }
 
-    /// The credentials that may be the one whose creation nobody has answered.
-    async fn uncertain(&self, what: String) -> Problem {
-        let known: Vec<_> = self.all().await.unwrap_or_default();
-        let is_known = |listed: &Listed| known.iter().any(|it| it.credential.id == listed.id);
-        let listed = self.cloud.list().await.unwrap_or_default();
-        let new = listed.iter().filter(|it| !is_known(it));
-        let candidates = new.map(|listed| self.not_enrolled(listed)).collect();
+    /// Those that may be the one whose creation nobody has answered: they were not there before.
+    async fn uncertain(
+        self: &Arc<Self>,
+        mut what: String,
+        before: &HashSet<CredentialId>,
+    ) -> Problem {
+        if let Err(trouble) = self.poll(&[]).await {
+            what += &format!("; what there is now is not known: {trouble}");
+        }
+        let mut candidates = self.all().await.unwrap_or_default();
+        candidates.retain(|it| {
+            matches!(it.origin, Origin::Mirrored(_, Standing::NotEnrolled))
+                && !before.contains(&it.credential.id)
+        });
         Problem::CloudUncertain { what, candidates }
     }
 

@@ -71,10 +71,10 @@ fn a_listing_decides_unless_something_is_pending() {
         (Disabled, Unlisted, None, Some((Disabled, Unlisted))),
         // A stale or late listing revives nothing that was blocked here.
         (Disabled, DisablePending, Some(Enabled), Some((Disabled, DisablePending))),
-        (Disabled, DisablePending, Some(Disabled), Some((Disabled, AsListed))),
-        (Disabled, DisablePending, None, Some((Disabled, Unlisted))),
+        (Disabled, DisablePending, Some(Disabled), Some((Disabled, DisablePending))),
+        (Disabled, DisablePending, None, Some((Disabled, DisablePending))),
         (Disabled, DeletePending, Some(Enabled), Some((Disabled, DeletePending))),
-        (Disabled, DeletePending, None, None),
+        (Disabled, DeletePending, None, Some((Disabled, DeletePending))),
     ] {
         let before = record(status, standing);
         let settle = |held| rules::settle(&view(Some(&before)), &listing(says), NOW, |_| held);
@@ -104,6 +104,9 @@ fn what_is_blocked_stays_so_until_the_cloud_knows() {
     assert_eq!(blocked(&live, DeletePending), Some((Disabled, DeletePending)));
     let deleting = record(Disabled, DeletePending);
     assert_eq!(blocked(&deleting, DisablePending), Some((Disabled, DeletePending)));
+    // It may have been enabled there since it was listed.
+    let disabled = record(Disabled, AsListed);
+    assert_eq!(blocked(&disabled, DisablePending), Some((Disabled, DisablePending)));
     let pending = record(Disabled, DisablePending);
     assert_eq!(blocked(&pending, DeletePending), Some((Disabled, DeletePending)));
 
@@ -122,6 +125,8 @@ fn who_enables_does_not_undo_what_came_after_he_looked() {
     let enable = |seen| rules::enable(&view(Some(&disabled)), &id(), Revision(seen));
     assert_eq!(after(&disabled, &enable(7)), Some((Enabled, AsListed)));
     assert!(enable(6).is_empty());
+    let going = record(Disabled, DeletePending);
+    assert!(rules::enable(&view(Some(&going)), &id(), Revision(7)).is_empty());
 }
 
 #[test]

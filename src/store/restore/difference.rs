@@ -8,7 +8,7 @@ use sqlx::{Row, query, query_scalar};
 use crate::clock::Timestamp;
 use crate::credential::feed::PageKey;
 use crate::credential::{CredentialId, Expiry, Revision, Status, TenantId};
-use crate::store::{Edit, Failed, Record};
+use crate::store::{Edit, Failed, Origin, Record, Standing};
 
 /// Something that was done since the backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Difference {
     /// None if it is about the tenant itself.
     pub credential: Option<CredentialId>,
     pub what: What,
+    /// Who has taken the credential's place.
+    pub successor: Option<CredentialId>,
     /// Whether it was done again here; else it is lost.
     pub carried: bool,
 }
@@ -52,8 +54,21 @@ impl Difference {
         match self.what {
             What::Came | What::Absent => return None,
             What::Went => return Some(Edit::Delete(record.credential.id.clone())),
-            What::Switched(status) => record.credential.status = status,
-            What::Expires(expiry) => record.credential.expiry = expiry,
+            What::Switched(status) => {
+                record.credential.status = status;
+                // Whether its cloud knows nobody can say here, and to tell it twice does no harm.
+                if let Origin::Mirrored(provider, _) = record.origin {
+                    record.origin = Origin::Mirrored(provider, Standing::DisablePending);
+                }
+            }
+            What::Expires(expiry) => {
+                record.credential.expiry = expiry;
+                record.successor = self.successor.clone().or(record.successor.take());
+            }
+            // A listing would bring the old token back.
+            What::Rebound if record.origin != Origin::Local => {
+                return Some(Edit::Delete(record.credential.id.clone()));
+            }
             // The token that it has here was taken away, and the other one is not known here.
             What::Rebound => record.credential.status = Status::Disabled,
         }
@@ -106,10 +121,11 @@ async fn credentials(
 ) -> Result<Vec<Difference>, Failed> {
     let changed = query(
         "SELECT a.tenant, a.id, a.revision, a.expires AS expired, a.status AS was, b.status, \
-         b.expires, a.digest IS NOT b.digest AS rebound \
+         b.expires, b.successor, b.mirrored, a.digest IS NOT b.digest AS rebound \
          FROM main.credentials a LEFT JOIN present.credentials b USING (tenant, id) \
          WHERE a.digest IS NOT NULL AND (b.status IS NOT a.status \
-         OR b.expires IS NOT a.expires OR b.digest IS NOT a.digest) ORDER BY a.tenant, a.id",
+         OR b.expires IS NOT a.expires OR b.digest IS NOT a.digest \
+         OR b.mirrored LIKE '%_pending') ORDER BY a.tenant, a.id",
     )
     .fetch_all(&mut *copy)
     .await?;
@@ -142,7 +158,9 @@ fn of_credential(row: &SqliteRow, fork: Revision) -> Result<Vec<(What, bool)>, F
     if row.try_get("rebound")? {
         found.push((What::Rebound, true));
     }
-    if status != self::status(row, "was")?.unwrap_or(Status::Disabled) {
+    let mirrored: Option<&str> = row.try_get("mirrored")?;
+    let is_pending = mirrored.is_some_and(|text| text.ends_with("_pending"));
+    if status != self::status(row, "was")?.unwrap_or(Status::Disabled) || is_pending {
         found.push((What::Switched(status), status == Status::Disabled));
     }
     let (had, has): (Option<i64>, Option<i64>) = (row.try_get("expired")?, row.try_get("expires")?);
@@ -192,10 +210,13 @@ fn gone(was_there: bool) -> (What, bool) {
 fn difference(row: &SqliteRow, what: What, carried: bool) -> Result<Difference, Failed> {
     let unreadable = |_| Failed("the store holds an id that cannot be read".to_owned());
     let credential: Option<&str> = row.try_get("id")?;
+    // Only what is about a credential that both have has one.
+    let successor: Option<&str> = row.try_get("successor").unwrap_or_default();
     Ok(Difference {
         tenant: TenantId::parse(row.try_get("tenant")?).map_err(unreadable)?,
         credential: credential.map(CredentialId::parse).transpose().map_err(unreadable)?,
         what,
+        successor: successor.map(CredentialId::parse).transpose().map_err(unreadable)?,
         carried,
     })
 }

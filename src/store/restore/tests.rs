@@ -10,7 +10,7 @@ use crate::credential::{Expiry, Status, TokenDigest};
 use crate::store::replicas::Replicas;
 use crate::store::sqlite::{Options, Sqlite};
 use crate::store::suite::{self, START, entry, key, make as edit, put, record};
-use crate::store::{Edit, Store};
+use crate::store::{Edit, Origin, Provider, Standing, Store};
 
 /// A day after all else.
 const LATER: Timestamp = Timestamp::from_millis(START.as_millis() + 86_400_000);
@@ -327,4 +327,48 @@ async fn a_receipt_waits_for_replicas_of_the_lost_store() {
     let revision = store.head().await.expect("a head").position.revision;
     let receipt = replicas.receipt(revision, &now).await.expect("read").expect("made");
     assert!(!receipt.complete);
+}
+
+/// A listing of the cloud that comes after the restore brings nothing back.
+#[tokio::test]
+async fn what_was_taken_away_of_a_cloud_stays_so_whatever_it_lists() {
+    use Standing::{DeletePending, DisablePending, Listed};
+    use Status::{Disabled, Enabled};
+    let files = Files::new();
+    let store = files.open().await;
+    edit(&store, "z-1", vec![Edit::PutTenant(Enabled)]).await;
+    let put = async |id: &str, status, standing, change: &dyn Fn(&mut Record)| {
+        let mirrored = changed(id, |it| {
+            it.credential.status = status;
+            it.origin = Origin::Mirrored(Provider::Alibaba, standing);
+            change(it);
+        });
+        edit(&store, "z-1", vec![mirrored]).await;
+    };
+    for (id, status) in [("blocked", Enabled), ("again", Disabled), ("rotated", Enabled)] {
+        put(id, status, Listed, &|_| ()).await;
+    }
+    put("rebound", Enabled, Listed, &|_| ()).await;
+    store.backup(&files.path("backup.db")).await.expect("a backup");
+    put("blocked", Disabled, DeletePending, &|_| ()).await;
+    put("again", Disabled, DisablePending, &|_| ()).await;
+    put("rotated", Enabled, Listed, &|it| {
+        expiring(1)(it);
+        it.successor = Some(key("z-1", "new").1);
+    })
+    .await;
+    put("rebound", Enabled, Listed, &|it| it.credential.digest = TokenDigest::of(b"another")).await;
+    drop(store);
+    files.restore(false).await.expect("restored");
+
+    let store = files.open().await;
+    let record = async |id| store.record(&key("z-1", id)).await.expect("read");
+    for id in ["blocked", "again"] {
+        let record = record(id).await.expect("there");
+        let pending = Origin::Mirrored(Provider::Alibaba, DisablePending);
+        assert_eq!((record.credential.status, record.origin), (Disabled, pending), "{id}");
+    }
+    let rotated = record("rotated").await.expect("there");
+    assert_eq!(rotated.successor, Some(key("z-1", "new").1));
+    assert_eq!(record("rebound").await, None, "nobody knows the token that it has there");
 }
