@@ -1,0 +1,43 @@
+"""Checks the custom resources among rendered manifests against models made from their definitions, and prints how many there were."""
+
+import sys
+
+import yaml
+from cloudcoil.models.cert_manager import v1 as cert_manager
+from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
+from faults import end, expect
+from pydantic import ValidationError
+
+MODELS = {"cert-manager.io/v1": cert_manager, "monitoring.coreos.com/v1": prometheus_operator}
+
+
+def unknown_keys(given, understood, path):
+    """The models pass over keys that they do not know; those are missing in what they give back."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            if key not in understood:
+                yield f"{path}.{key}"
+            else:
+                yield from unknown_keys(value, understood[key], f"{path}.{key}")
+    if isinstance(given, list):
+        for index, value in enumerate(given):
+            yield from unknown_keys(value, understood[index], f"{path}[{index}]")
+
+
+count = 0
+with open(sys.argv[1]) as file:
+    for manifest in filter(None, yaml.safe_load_all(file)):
+        models = MODELS.get(manifest["apiVersion"])
+        if not models:
+            continue
+        count += 1
+        name = f"{manifest['kind']} {manifest['metadata']['name']}"
+        try:
+            understood = getattr(models, manifest["kind"]).model_validate(manifest)
+        except ValidationError as error:
+            expect(False, f"{name}: {error}")
+            continue
+        for path in unknown_keys(manifest, understood.model_dump(mode="json", by_alias=True, exclude_unset=True), name):
+            expect(False, f"{path}: no such key")
+print(count)
+end()

@@ -1,0 +1,162 @@
+"""Fails for what no schema of Kubernetes knows: a container that is not locked down, numbers that must agree and do not.
+
+Arguments: rendered manifests, and a directory to lay the Pods of scim-guard out in. Prints the path of each process's
+configuration as its container sees it.
+"""
+
+import base64
+import os
+import re
+import sys
+
+import yaml
+from faults import drain_of, end, expect, port
+from standins import standin
+
+
+def contents(volume):
+    """The files of a volume, as the objects that were rendered beside it hold them."""
+    if "configMap" in volume:
+        return objects["ConfigMap", volume["configMap"]["name"]]["data"]
+    if "secret" in volume:
+        return secret_files(volume["secret"]["secretName"], volume["secret"].get("items"))
+    files = {}
+    for source in volume.get("projected", {}).get("sources", []):
+        files |= secret_files(source["secret"]["name"], source["secret"].get("items"))
+    return files
+
+
+def secret_files(name, items):
+    if ("Secret", name) in objects:
+        data = objects["Secret", name]["data"]
+        return {file: base64.b64decode(data[file]).decode() for file in data}
+    # Somebody else makes it, so the manifest must say which keys it is to have.
+    expect(items, f"Secret {name}: neither rendered nor mounted with a list of items")
+    return {item["path"]: standin(item["key"]) for item in items or []}
+
+
+def check_container(container):
+    name = container["name"]
+    security = container.get("securityContext", {})
+    expect(security.get("allowPrivilegeEscalation") is False, f"{name}: allowPrivilegeEscalation is not false")
+    expect(security.get("readOnlyRootFilesystem") is True, f"{name}: readOnlyRootFilesystem is not true")
+    expect(security.get("capabilities") == {"drop": ["ALL"]}, f"{name}: capabilities other than drop: [ALL]")
+    expect(not {"runAsUser", "runAsNonRoot", "seccompProfile", "privileged"} & security.keys(), f"{name}: overrides the Pod's securityContext")
+    for kind in ("requests", "limits"):
+        expect({"cpu", "memory"} <= container.get("resources", {}).get(kind, {}).keys(), f"{name}: resources.{kind} without cpu or memory")
+    expect(re.search(r"@sha256:[0-9a-f]{64}$", container["image"]), f"{name}: image without a digest")
+    expect(all("subPath" not in mount for mount in container.get("volumeMounts", [])), f"{name}: a subPath mount never sees a change")
+
+
+def check_pod(spec):
+    security = spec.get("securityContext", {})
+    expect(security.get("runAsNonRoot") is True, "runAsNonRoot is not true")
+    expect(security.get("runAsUser", 0) > 10000, "runAsUser is not above 10000")
+    expect(security.get("seccompProfile") == {"type": "RuntimeDefault"}, "seccompProfile is not RuntimeDefault")
+    expect(spec.get("automountServiceAccountToken") is False, "automountServiceAccountToken is not false")
+    expect(spec.get("enableServiceLinks") is False, "enableServiceLinks is not false")
+
+
+def check_ports(name, labels, guard, config):
+    ops = {port(config["ops"]["listen"])}
+    faces = {port(listener["address"]) for listener in config.get("proxy", {}).get("listeners", [])}
+    faces |= {port(config["admin"]["listen"])} if "admin" in config else set()
+    expect({entry["containerPort"] for entry in guard["ports"]} == faces | ops, f"{name}: the container's ports are not those it listens on")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        expect({guard[probe]["httpGet"]["port"]} == ops, f"{name}: {probe}: not the port of ops")
+    services = [manifest["spec"] for manifest in of_kind("Service") if selects(manifest["spec"]["selector"], labels)]
+    targeted = {entry["targetPort"] for service in services for entry in service["ports"]}
+    expect(targeted == faces, f"{name}: Services target {targeted}, and it serves {faces}")
+    policies = [manifest["spec"] for manifest in of_kind("NetworkPolicy")]
+    policies = [policy for policy in policies if selects(policy["podSelector"].get("matchLabels", {}), labels)]
+    expect(any("Ingress" in policy["policyTypes"] for policy in policies), f"{name}: no NetworkPolicy selects it")
+    admitted = {entry["port"] for policy in policies for rule in policy.get("ingress", []) for entry in rule["ports"]}
+    expect(admitted == faces | ops, f"{name}: NetworkPolicies admit {admitted}, and it listens on {faces | ops}")
+
+
+def check_end(name, spec, config):
+    hooks = (container.get("lifecycle", {}).get("preStop", {}) for container in spec["containers"])
+    sleep = max(hook.get("sleep", {}).get("seconds", 0) for hook in hooks)
+    expect(sleep > 0, f"{name}: no container waits in preStop until the endpoints are gone")
+    expect(spec["terminationGracePeriodSeconds"] > sleep + drain_of(config), f"{name}: terminationGracePeriodSeconds ends before preStop and drain do")
+
+
+def check_admin_url(name, labels, config):
+    """A proxy that follows an admin API of these manifests must be able to find and reach it."""
+    url = config["credentials"].get("native", {}).get("url")
+    host, _, number = (url or "").removeprefix("https://").partition(":")
+    if ("Service", host.split(".")[0]) not in objects:
+        return
+    service = objects["Service", host.split(".")[0]]["spec"]
+    expect(int(number) in {entry["port"] for entry in service["ports"]}, f"{name}: {url} is no port of the Service")
+    names = [given for made in of_kind("Certificate") for given in made["spec"].get("dnsNames", [])]
+    expect(not names or host in names, f"{name}: no Certificate has the name in {url}")
+    policies = [manifest["spec"] for manifest in of_kind("NetworkPolicy")]
+    out = [policy for policy in policies if "Egress" in policy["policyTypes"] and selects(policy["podSelector"].get("matchLabels", {}), labels)]
+    leaves = {entry["port"] for policy in out for rule in policy.get("egress", []) for entry in rule["ports"]}
+    expect(not out or {entry["targetPort"] for entry in service["ports"]} <= leaves, f"{name}: no NetworkPolicy lets it out to {url}")
+
+
+def check_references():
+    """What points at Pods by label must find some, or it does nothing and nobody notices."""
+    for kind in ("PodDisruptionBudget", "PodMonitor"):
+        for manifest in of_kind(kind):
+            selector = manifest["spec"]["selector"]
+            wanted, present = selector.get("matchLabels", {}), [entry["key"] for entry in selector.get("matchExpressions", [])]
+            found = [guard for labels, guard in guards if selects(wanted, labels) and all(key in labels for key in present)]
+            expect(found, f"{kind} {manifest['metadata']['name']} selects no Pod")
+            for endpoint in manifest["spec"].get("podMetricsEndpoints", []):
+                expect(all(endpoint["port"] in {entry["name"] for entry in guard["ports"]} for guard in found), f"{kind}: no port {endpoint['port']}")
+
+
+def of_kind(wanted):
+    return [manifest for (kind, _), manifest in objects.items() if kind == wanted]
+
+
+def selects(wanted, labels):
+    return wanted.items() <= labels.items()
+
+
+def lay_out(root, spec, guard):
+    """Makes the directories that the container sees, links and all, and returns its configuration moved there."""
+    volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
+    mounts = [(mount["mountPath"], contents(volumes.get(mount["name"], {}))) for mount in guard["volumeMounts"]]
+    path = guard["args"][guard["args"].index("--config") + 1]
+    original = None
+    for mount, names in mounts:
+        os.makedirs(f"{root}{mount}/..version")
+        os.symlink("..version", f"{root}{mount}/..data")
+        for name, text in names.items():
+            if f"{mount}/{name}" == path:
+                original = text
+                for other, _ in mounts:
+                    text = text.replace(f"{other}/", f"{root}{other}/")
+            with open(f"{root}{mount}/..version/{name}", "w") as file:
+                file.write(text)
+            os.symlink(f"..data/{name}", f"{root}{mount}/{name}")
+    return f"{root}{path}", yaml.safe_load(original)
+
+
+rendered, directory = sys.argv[1:]
+with open(rendered) as file:
+    objects = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in yaml.safe_load_all(file) if manifest}
+guards = []
+for (kind, name), workload in objects.items():
+    if kind not in ("Deployment", "StatefulSet"):
+        continue
+    template = workload["spec"]["template"]
+    spec, labels = template["spec"], template["metadata"]["labels"]
+    containers = spec.get("initContainers", []) + spec["containers"]
+    check_pod(spec)
+    for container in containers:
+        check_container(container)
+    for guard in (container for container in containers if "--config" in container.get("args", [])):
+        guards.append((labels, guard))
+        path, config = lay_out(f"{directory}/{name}", spec, guard)
+        check_ports(name, labels, guard, config)
+        check_end(name, spec, config)
+        check_admin_url(name, labels, config)
+        print(path)
+check_references()
+expect(guards, "no container runs scim-guard")
+end()
