@@ -219,6 +219,27 @@ fn what_takes_rights_away_needs_no_cloud() {
     }
 }
 
+/// The cloud has done it, and its answer is lost.
+#[test]
+fn an_enable_without_an_answer_does_not_outlive_a_disable() {
+    for dialect in DIALECTS {
+        let mut bed = Bed::start(dialect);
+        let (id, secret) = made(&bed.api.ask("POST", CREDENTIALS, "{}").json());
+        bed.wait_for(&secret, 200);
+        bed.cloud.set(&id, "Disabled");
+        bed.wait_for(&secret, 401);
+        bed.cloud.relay.set(Flow::AnswersLost);
+        assert_eq!(bed.patch(&id, "Enabled").0, 503);
+        wait_for("the cloud", || bed.cloud.status(&id) == "Enabled");
+        let (status, disabled) = bed.patch(&id, "Disabled");
+        assert_eq!((status, &disabled["cloud"]), (200, &json!("disable_pending")));
+        bed.cloud.relay.set(Flow::Open);
+        bed.wait_for_standing(&id, "listed");
+        assert_eq!(bed.cloud.status(&id), "Disabled");
+        assert_eq!(bed.now(&secret), [401; 2]);
+    }
+}
+
 #[test]
 fn a_token_that_the_cloud_has_made_is_told() {
     let mut bed = Bed::start(Dialect::Alibaba);
@@ -227,7 +248,7 @@ fn a_token_that_the_cloud_has_made_is_told() {
         let listed = bed.api.get(CREDENTIALS).json();
         listed["credentials"][0]["cloud"] == "not_enrolled"
     });
-    assert_eq!(bed.now(&secret), [401; 2]);
+    wait_for("certainty", || bed.now(&secret) == [401; 2]);
     let local = json!({ "secret": secret, "expire_in": "1d" }).to_string();
     let refused = bed.api.ask("POST", CREDENTIALS, &local);
     assert_eq!((refused.status, refused.json()["code"].clone()), (409, json!("owned_by_cloud")));
@@ -255,7 +276,9 @@ fn a_cloud_that_cannot_be_read_makes_the_tenant_old_and_nothing_else() {
     wait_for("doubt", || bed.now("an-unknown-token") == [503; 2]);
     assert_eq!(bed.now(&secret), [200; 2], "the last state stands");
     let other = |client: &mut Client| probe(client, "z-b", "an-unknown-token");
-    assert_eq!([0, 1].map(|index| other(&mut bed.clients[index])), [401; 2]);
+    wait_for("another tenant's certainty", || {
+        [0, 1].map(|index| other(&mut bed.clients[index])) == [401; 2]
+    });
     assert!(bed.far.metric("scim_guard_table_age_seconds{feed=\"z-a\"}") > 2.0);
     bed.cloud.relay.set(Flow::Open);
     wait_for("certainty", || bed.now("an-unknown-token") == [401; 2]);
@@ -445,7 +468,7 @@ fn a_proxy_follows_a_cloud_by_itself() {
 
         // Another one, enrolled while it runs; a broken file changes nothing.
         let (second, second_secret) = cloud.create();
-        assert_eq!(probe(&mut client, TENANT, &second_secret), 401);
+        wait_for("certainty", || probe(&mut client, TENANT, &second_secret) == 401);
         sidecar.enroll("- broken");
         wait_for("the fault", || sidecar.process.said().contains("enrolment"));
         assert_eq!(probe(&mut client, TENANT, &secret), 200);

@@ -66,13 +66,22 @@ impl Known {
         counts
     }
 
-    fn listed(&mut self, listing: Arc<Listing>, number: u64) -> bool {
-        let counts = number == self.applied;
-        if counts {
-            self.listing = Some(listing);
-            self.confirmed.retain(|_, confirmed| *confirmed >= number);
+    fn listed(&mut self, mut listing: Arc<Listing>, number: u64) -> bool {
+        if number != self.applied {
+            return false;
         }
-        counts
+        self.confirmed.retain(|_, confirmed| *confirmed >= number);
+        // What was changed there since it began is as it was before, amended.
+        for id in self.confirmed.keys() {
+            let known = self.listing.as_ref().and_then(|listing| listing.get(id));
+            let listing = Arc::make_mut(&mut listing);
+            match known {
+                Some(known) => drop(listing.insert(id.clone(), known.clone())),
+                None => drop(listing.remove(id)),
+            }
+        }
+        self.listing = Some(listing);
+        true
     }
 
     /// A change that was made in the cloud, to what was listed; none if it is gone.
@@ -167,21 +176,16 @@ impl Mirror {
     }
 
     /// Follows until told to stop. Rows come from the `enrolments` alone if there are any.
-    pub async fn run(self: Arc<Self>, mut enrolments: Option<Enrolments>, stop: CancellationToken) {
-        let (mut listing, mut telling) = (Pace::default(), Pace::default());
-        let mut ticks = tokio::time::interval(self.interval.min(TICK));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    pub async fn run(self: Arc<Self>, enrolments: Option<Enrolments>, stop: CancellationToken) {
+        // Side by side: a listing that hangs keeps nobody from telling the cloud.
+        let both = async { tokio::join!(self.keep_listing(enrolments), self.keep_telling()) };
+        stop.run_until_cancelled(both).await;
+    }
+
+    async fn keep_listing(self: &Arc<Self>, mut enrolments: Option<Enrolments>) {
+        let mut pace = Pace::default();
         loop {
-            let told = tokio::select! {
-                _ = ticks.tick() => false,
-                () = self.news.notified() => true,
-                () = stop.cancelled() => return,
-            };
-            let now = self.clock.now();
-            if told || telling.is_due(&now) {
-                let Some(told) = stop.run_until_cancelled(self.tell()).await else { return };
-                self.note("told", &mut telling, &told, TELL_PAUSE);
-            }
+            let begun = self.clock.now();
             if let Some(enrolments) = &mut enrolments
                 && enrolments.look()
                 && let Err(trouble) = self.enroll_all(enrolments.rows()).await
@@ -190,10 +194,25 @@ impl Mirror {
                 enrolments.again();
             }
             let rows = enrolments.as_ref().map(Enrolments::rows);
-            if listing.is_due(&now) && enrolments.as_ref().is_none_or(Enrolments::are_read) {
-                let listed = self.poll(rows.unwrap_or_default());
-                let Some(listed) = stop.run_until_cancelled(listed).await else { return };
-                self.note("listed", &mut listing, &listed, self.interval);
+            let can_list = enrolments.as_ref().is_none_or(Enrolments::are_read);
+            if can_list && pace.is_due(&begun) {
+                let listed = self.poll(rows.unwrap_or_default()).await;
+                self.note("listed", &mut pace, &begun, &listed, self.interval);
+            }
+            let left = if can_list { pace.left(&self.clock.now()) } else { TICK };
+            tokio::time::sleep(left.min(TICK)).await;
+        }
+    }
+
+    async fn keep_telling(self: &Arc<Self>) {
+        let mut pace = Pace::default();
+        loop {
+            let begun = self.clock.now();
+            let told = self.tell().await;
+            self.note("told", &mut pace, &begun, &told, TELL_PAUSE);
+            tokio::select! {
+                () = tokio::time::sleep(pace.left(&self.clock.now())) => {}
+                () = self.news.notified() => {}
             }
         }
     }
@@ -355,20 +374,27 @@ impl Mirror {
     }
 
     /// Sets the pace for the next time, and says once when something fails and once when it works.
-    fn note(&self, act: &str, pace: &mut Pace, outcome: &Result<(), Trouble>, pause: Duration) {
+    fn note(
+        &self,
+        act: &str,
+        pace: &mut Pace,
+        begun: &Now,
+        outcome: &Result<(), Trouble>,
+        pause: Duration,
+    ) {
         let (tenant, cloud) = (self.tenant(), self.cloud.name());
         let was_failing = pace.failures > 0;
-        let now = self.clock.now();
         let listed = act == "listed";
         match outcome {
             Ok(()) => {
-                *pace = Pace { due: Some(now.boot.plus(pause)), failures: 0 };
+                *pace = Pace { due: Some(begun.boot.plus(pause)), failures: 0 };
                 if was_failing {
                     tracing::info!(%tenant, cloud, "the cloud is {act} again");
                 }
             }
             Err(trouble) => {
                 pace.failures = pace.failures.saturating_add(1);
+                let now = self.clock.now();
                 pace.due = Some(now.boot.plus(trouble.pause(pace.failures, pause)));
                 if !was_failing {
                     tracing::error!(%tenant, cloud, "the cloud cannot be {act}, all stays as it was: {trouble}");
@@ -409,6 +435,10 @@ struct Pace {
 impl Pace {
     fn is_due(&self, now: &Now) -> bool {
         self.due.is_none_or(|due| due <= now.boot)
+    }
+
+    fn left(&self, now: &Now) -> Duration {
+        self.due.map_or(Duration::ZERO, |due| due.since(now.boot))
     }
 }
 

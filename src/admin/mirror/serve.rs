@@ -109,6 +109,10 @@ impl Mirror {
             }
             Err(error) => return Err(self.unavailable(&error)),
         };
+        if before.contains(&listed.id) {
+            let what = format!("{}: a new credential has the id of an old one", self.cloud.name());
+            return Err(self.uncertain(what, &before).await);
+        }
         self.hold(&listed.id);
         let origin = Origin::Mirrored(self.provider, Standing::Awaited);
         let record = Record {
@@ -128,7 +132,11 @@ impl Mirror {
         audit: AuditEntry,
         decide: impl FnOnce(&View) -> Result<Vec<Edit>, Denied> + Send + 'static,
     ) -> Result<Written, Problem> {
-        let digest = Some(record.credential.digest);
+        let (digest, key) = (Some(record.credential.digest), record.key());
+        let decide = move |view: &View| match view.digest_owner.clone().filter(|it| *it != key) {
+            Some(owner) => Err(Denied::DigestTaken(owner)),
+            None => decide(view),
+        };
         let written = self.write(audit, digest, false, Box::new(decide)).await;
         if written.is_err()
             && let Err(error) = self.cloud.delete(&record.credential.id).await
