@@ -122,11 +122,11 @@ async fn mirrors(
     for (index, config) in admin.mirror.iter().enumerate() {
         let failed = |what| Failure(format!("admin.mirror[{index}]: {what}"));
         let (tencent, alibaba) = (config.tencent.as_ref(), config.alibaba.as_ref());
-        let (cloud, provider) = cloud(tencent, alibaba, clock, metrics).map_err(failed)?;
+        let cloud = cloud(tencent, alibaba, clock, metrics).map_err(failed)?;
         let (store, replicas) = (Arc::clone(store), Arc::clone(replicas));
         let (clock, metrics) = (clock.clone(), Arc::clone(metrics));
         let interval = config.interval.0;
-        let mirror = Mirror::load(cloud, provider, interval, store, replicas, clock, metrics).await;
+        let mirror = Mirror::load(cloud, interval, store, replicas, clock, metrics).await;
         mirrors.push(mirror.map_err(|error| failed(error.to_string()))?);
     }
     let reads = store.reads().await.map_err(|error| Failure(format!("admin.store: {error}")))?;

@@ -16,9 +16,9 @@ use crate::source::alibaba::Alibaba;
 use crate::source::cloud::Cloud;
 use crate::source::embedded::Embedded;
 use crate::source::tencent::Tencent;
+use crate::store::Store;
 use crate::store::memory::Memory;
 use crate::store::replicas::Replicas;
-use crate::store::{Provider, Store};
 use crate::telemetry::metrics::Metrics;
 
 /// At work.
@@ -42,7 +42,7 @@ impl CloudSource {
             Source::Embedded | Source::Native | Source::File => return Ok(None),
         };
         let failed = |what| Failure(format!("credentials.{}: {what}", source.as_str()));
-        let (cloud, provider) = cloud(tencent, alibaba, clock, metrics).map_err(failed)?;
+        let cloud = cloud(tencent, alibaba, clock, metrics).map_err(failed)?;
         let now = clock.now();
         let store: Arc<dyn Store> = Arc::new(Memory::new(now.wall));
         let longest = credentials.max_stale.reads.0.max(credentials.max_stale.writes.0);
@@ -54,7 +54,6 @@ impl CloudSource {
         let enrolments = Enrolments::new(enrolment, cloud.tenant());
         let mirror = Mirror::load(
             cloud,
-            provider,
             credentials.refresh.0,
             Arc::clone(&store),
             Arc::clone(&replicas),
@@ -82,15 +81,11 @@ pub fn cloud(
     alibaba: Option<&config::Alibaba>,
     clock: &Clock,
     metrics: &Arc<Metrics>,
-) -> Result<(Arc<dyn Cloud>, Provider), String> {
+) -> Result<Arc<dyn Cloud>, String> {
     let (clock, metrics) = (clock.clone(), Arc::clone(metrics));
     match (tencent, alibaba) {
-        (Some(config), _) => {
-            Ok((Arc::new(Tencent::new(config, clock, metrics)?), Provider::Tencent))
-        }
-        (None, Some(config)) => {
-            Ok((Arc::new(Alibaba::new(config, clock, metrics)?), Provider::Alibaba))
-        }
+        (Some(config), _) => Ok(Arc::new(Tencent::new(config, clock, metrics)?)),
+        (None, Some(config)) => Ok(Arc::new(Alibaba::new(config, clock, metrics)?)),
         (None, None) => unreachable!("a checked config has one"),
     }
 }

@@ -16,6 +16,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::credential::{CredentialId, Status, TenantId};
 use crate::signature::{self, acs3};
+use crate::store::Provider;
 use crate::telemetry::metrics::Metrics;
 
 pub struct Alibaba {
@@ -83,8 +84,8 @@ impl Alibaba {
 
 #[async_trait]
 impl Cloud for Alibaba {
-    fn name(&self) -> &'static str {
-        "alibaba"
+    fn provider(&self) -> Provider {
+        Provider::Alibaba
     }
 
     fn tenant(&self) -> &TenantId {

@@ -24,14 +24,19 @@ use crate::config::read_secret;
 use crate::config::value::{AdminUrl, SecretRef};
 use crate::credential::{BearerToken, CredentialId, Expiry, Status, TenantId, TokenDigest};
 use crate::signature::{Headers, Key};
+use crate::store::Provider;
 use crate::telemetry::metrics::Metrics;
 
 /// The SCIM credentials of one zone or directory, as a cloud administers them. No call but `create`
 /// tells a secret.
 #[async_trait]
 pub trait Cloud: Send + Sync + 'static {
+    fn provider(&self) -> Provider;
+
     /// What metrics and logs call it, and where its rows say that they come from.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &'static str {
+        self.provider().as_str()
+    }
 
     fn tenant(&self) -> &TenantId;
 

@@ -18,6 +18,7 @@ use crate::config;
 use crate::config::value::TimeOffset;
 use crate::credential::{CredentialId, Status, TenantId};
 use crate::signature::tc3;
+use crate::store::Provider;
 use crate::telemetry::metrics::Metrics;
 
 pub struct Tencent {
@@ -101,8 +102,8 @@ impl Tencent {
 
 #[async_trait]
 impl Cloud for Tencent {
-    fn name(&self) -> &'static str {
-        "tencent"
+    fn provider(&self) -> Provider {
+        Provider::Tencent
     }
 
     fn tenant(&self) -> &TenantId {

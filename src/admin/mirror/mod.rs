@@ -31,7 +31,6 @@ pub use serve::Wish;
 
 pub struct Mirror {
     cloud: Arc<dyn Cloud>,
-    provider: Provider,
     interval: Duration,
     store: Arc<dyn Store>,
     replicas: Arc<Replicas>,
@@ -127,7 +126,6 @@ impl Mirror {
     /// after a restart.
     pub async fn load(
         cloud: Arc<dyn Cloud>,
-        provider: Provider,
         interval: Duration,
         store: Arc<dyn Store>,
         replicas: Arc<Replicas>,
@@ -143,7 +141,6 @@ impl Mirror {
         replicas.lags.declare(cloud.tenant(), interval, read);
         Ok(Arc::new(Self {
             cloud,
-            provider,
             interval,
             store,
             replicas,
@@ -172,7 +169,7 @@ impl Mirror {
     }
 
     pub fn provider(&self) -> Provider {
-        self.provider
+        self.cloud.provider()
     }
 
     /// Follows until told to stop. Rows come from the `enrolments` alone if there are any.
@@ -265,7 +262,7 @@ impl Mirror {
             edits.extend(rules::settle(view, &rows, wall, held));
             let new = enrolments.iter().filter(|row| view.record(&row.id).is_none());
             let new = new.filter(|row| !held(&row.id)).cloned().collect::<Vec<_>>();
-            edits.extend(rules::take_up(&new, mirror.provider, &rows, false, wall));
+            edits.extend(rules::take_up(&new, mirror.provider(), &rows, false, wall));
             edits.retain(|edit| !restricts || rules::takes_away(view, edit));
             Ok(edits)
         });
@@ -282,7 +279,7 @@ impl Mirror {
         let (mirror, rows) = (Arc::clone(self), rows.to_vec());
         let now = self.clock.now().wall;
         let decide = Box::new(move |view: &View| {
-            let edits = rules::enroll_file(view, &rows, mirror.provider, &listing, now);
+            let edits = rules::enroll_file(view, &rows, mirror.provider(), &listing, now);
             let mut known = mirror.known();
             for edit in &edits {
                 if let Edit::Put(record) = edit {

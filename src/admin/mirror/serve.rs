@@ -114,7 +114,7 @@ impl Mirror {
             return Err(self.uncertain(what, &before).await);
         }
         self.hold(&listed.id);
-        let origin = Origin::Mirrored(self.provider, Standing::Awaited);
+        let origin = Origin::Mirrored(self.provider(), Standing::Awaited);
         let record = Record {
             label: wish.label.clone(),
             hint: Some(hint(secret.reveal())),
@@ -239,7 +239,7 @@ impl Mirror {
         self.poll(&[]).await.map_err(|trouble| self.trouble(&trouble))?;
         let listed = self.listing().and_then(|listing| listing.get(id).cloned());
         let Some(listed) = listed else { return Err(Problem::CredentialUnknown(id.clone())) };
-        let origin = Origin::Mirrored(self.provider, Standing::Listed);
+        let origin = Origin::Mirrored(self.provider(), Standing::Listed);
         let record = self.record_of(&listed, digest, origin);
         let record = Record { hint, created_by: by, ..record };
         let decide = Box::new(move |view: &View| {
@@ -293,7 +293,7 @@ impl Mirror {
     fn not_enrolled(&self, listed: &Listed) -> Record {
         // It is in no store, and so it leads to nothing.
         let digest = TokenDigest::of(listed.id.as_str().as_bytes());
-        let origin = Origin::Mirrored(self.provider, Standing::NotEnrolled);
+        let origin = Origin::Mirrored(self.provider(), Standing::NotEnrolled);
         Record { enrolled: false, ..self.record_of(listed, digest, origin) }
     }
 
