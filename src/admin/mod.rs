@@ -398,7 +398,7 @@ impl Service {
         Ok(Created { record, secret: secret.map(NewToken::Ours) })
     }
 
-    /// Changes status and label, together if both are named.
+    /// Changes status and label, together if both are named and it is ours.
     pub async fn patch(
         &self,
         caller: &Caller,
@@ -839,11 +839,7 @@ impl Service {
     ) -> Result<Written, Problem> {
         let id = audit.credential_id.clone();
         let order = Order { tenant: tenant.clone(), digest, decide, audit, restricts };
-        self.store.write(order).await.map_err(|error| match error {
-            WriteError::Denied(denied) => Problem::of(denied, tenant, id),
-            WriteError::Full => Problem::StoreFull,
-            WriteError::Failed(failed) => failed.into(),
-        })
+        self.store.write(order).await.map_err(|error| Problem::of(error, tenant, id))
     }
 
     async fn declared(&self, tenant: &TenantId) -> Result<TenantRow, Problem> {
@@ -947,7 +943,12 @@ const NONCES_KEPT: Duration = Duration::from_secs(3600);
 const LOG_KEPT: Duration = Duration::from_secs(48 * 3600);
 
 impl Problem {
-    fn of(denied: Denied, tenant: &TenantId, id: Option<CredentialId>) -> Self {
+    fn of(error: WriteError, tenant: &TenantId, id: Option<CredentialId>) -> Self {
+        let denied = match error {
+            WriteError::Denied(denied) => denied,
+            WriteError::Full => return Self::StoreFull,
+            WriteError::Failed(failed) => return failed.into(),
+        };
         match (denied, id) {
             (Denied::CredentialUnknown, Some(id)) => Self::CredentialUnknown(id),
             (Denied::TenantUnknown | Denied::CredentialUnknown, _) => {

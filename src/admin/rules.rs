@@ -64,32 +64,39 @@ pub fn rotate(
         return Err(Denied::Rotated(successor.clone()));
     }
     free(view, new)?;
-    let left_over =
-        |record: &&Record| record.successor.as_ref() == Some(id) && record.expires_by(now);
-    let mut edits: Vec<_> = view
-        .records
-        .iter()
-        .filter(left_over)
-        .map(|record| Edit::Delete(record.credential.id.clone()))
-        .collect();
+    let left_over = left_over(&view.records, id, now);
+    let mut edits: Vec<_> = left_over.map(|it| Edit::Delete(it.credential.id.clone())).collect();
     match overlap {
         Overlap::Leaked => edits.push(Edit::Delete(id.clone())),
         Overlap::For(overlap) => {
             if view.records.len() - edits.len() >= most {
                 return Err(Denied::LimitReached(view.records.clone()));
             }
-            let mut old = old.clone();
-            let end = now.plus(overlap);
-            old.credential.expiry = match old.credential.expiry {
-                Expiry::At(own) => Expiry::At(own.min(end)),
-                Expiry::Never => Expiry::At(end),
-            };
-            old.successor = Some(new.credential.id.clone());
-            edits.push(Edit::Put(old));
+            edits.push(Edit::Put(replaced(old, now.plus(overlap), &new.credential.id)));
         }
     }
     edits.push(Edit::Put(new.clone()));
     Ok(edits)
+}
+
+/// What earlier rotations to `id` left, and has expired.
+pub fn left_over<'a>(
+    records: &'a [Record],
+    id: &'a CredentialId,
+    now: Timestamp,
+) -> impl Iterator<Item = &'a Record> {
+    records.iter().filter(move |it| it.successor.as_ref() == Some(id) && it.expires_by(now))
+}
+
+/// The old credential of a rotation, which ends then, or before if it would anyway.
+pub fn replaced(old: &Record, end: Timestamp, successor: &CredentialId) -> Record {
+    let mut old = old.clone();
+    old.credential.expiry = match old.credential.expiry {
+        Expiry::At(own) => Expiry::At(own.min(end)),
+        Expiry::Never => Expiry::At(end),
+    };
+    old.successor = Some(successor.clone());
+    old
 }
 
 pub fn declare(view: &View) -> Result<Vec<Edit>, Denied> {
@@ -122,7 +129,7 @@ fn known<'a>(view: &'a View, id: &CredentialId) -> Result<&'a Record, Denied> {
 }
 
 /// A digest opens one credential only, over all tenants.
-fn free(view: &View, new: &Record) -> Result<(), Denied> {
+pub fn free(view: &View, new: &Record) -> Result<(), Denied> {
     match &view.digest_owner {
         Some(owner) if *owner != new.key() => Err(Denied::DigestTaken(owner.clone())),
         _ => Ok(()),

@@ -83,8 +83,14 @@ impl Known {
         true
     }
 
-    /// A change that was made in the cloud, to what was listed; none if it is gone.
-    fn amend(&mut self, id: &CredentialId, status: Option<Status>) {
+    /// Listings that have begun by now know nothing of what has just been confirmed.
+    fn hold(&mut self, id: &CredentialId) {
+        self.confirmed.insert(id.clone(), self.begun);
+    }
+
+    /// A change that the cloud has confirmed, of what was listed; no status if it is gone.
+    fn changed(&mut self, id: &CredentialId, status: Option<Status>) {
+        self.hold(id);
         let Some(listing) = self.listing.as_mut().map(Arc::make_mut) else { return };
         match status {
             None => drop(listing.remove(id)),
@@ -195,6 +201,9 @@ impl Mirror {
             if can_list && pace.is_due(&begun) {
                 let listed = self.poll(rows.unwrap_or_default()).await;
                 self.note("listed", &mut pace, &begun, &listed, self.interval);
+                self.metrics.source_refresh.with_label_values(&[word(&listed)]).inc();
+                let up = self.metrics.source_up.with_label_values(&[self.tenant().as_str()]);
+                up.set(i64::from(listed.is_ok()));
             }
             let left = if can_list { pace.left(&self.clock.now()) } else { TICK };
             tokio::time::sleep(left.min(TICK)).await;
@@ -258,7 +267,7 @@ impl Mirror {
                 return Ok(Vec::new());
             }
             let held = |id: &CredentialId| mirror.is_held(id, number);
-            let mut edits = declared(view);
+            let mut edits = super::rules::declare(view)?;
             edits.extend(rules::settle(view, &rows, wall, held));
             let new = enrolments.iter().filter(|row| view.record(&row.id).is_none());
             let new = new.filter(|row| !held(&row.id)).cloned().collect::<Vec<_>>();
@@ -315,9 +324,8 @@ impl Mirror {
         id: &CredentialId,
         standing: Standing,
     ) -> Result<(), Trouble> {
-        self.hold(id);
         let status = (standing == Standing::DisablePending).then_some(Status::Disabled);
-        self.known().amend(id, status);
+        self.known().changed(id, status);
         let named = id.clone();
         let decide = Box::new(move |view: &View| Ok(rules::confirm(view, &named, standing)));
         self.write(self.entry("mirror.confirm", Some(id)), None, true, decide).await?;
@@ -329,13 +337,6 @@ impl Mirror {
             Filter { tenant: self.tenant().clone(), after: None, expires_by: None, rows: ROWS_MAX };
         let found = self.store.records(&filter).await;
         Ok(found.map_err(|Failed(what)| Trouble::Store(what))?.records)
-    }
-
-    /// Listings that have begun by now know nothing of what has just been confirmed.
-    fn hold(&self, id: &CredentialId) {
-        let mut known = self.known();
-        let begun = known.begun;
-        known.confirmed.insert(id.clone(), begun);
     }
 
     fn is_held(&self, id: &CredentialId, listing: u64) -> bool {
@@ -381,7 +382,6 @@ impl Mirror {
     ) {
         let (tenant, cloud) = (self.tenant(), self.cloud.name());
         let was_failing = pace.failures > 0;
-        let listed = act == "listed";
         match outcome {
             Ok(()) => {
                 *pace = Pace { due: Some(begun.boot.plus(pause)), failures: 0 };
@@ -398,11 +398,6 @@ impl Mirror {
                 }
             }
         }
-        if listed {
-            self.metrics.source_refresh.with_label_values(&[word(outcome)]).inc();
-            let up = self.metrics.source_up.with_label_values(&[tenant.as_str()]);
-            up.set(i64::from(outcome.is_ok()));
-        }
     }
 }
 
@@ -411,14 +406,6 @@ fn word(outcome: &Result<(), Trouble>) -> &'static str {
         Ok(()) => "success",
         Err(Trouble::Cloud(error)) => error.word(),
         Err(Trouble::Store(_)) => "store",
-    }
-}
-
-/// A tenant that is mirrored is there.
-fn declared(view: &View) -> Vec<Edit> {
-    match view.tenant {
-        Some(_) => Vec::new(),
-        None => vec![Edit::PutTenant(Status::Enabled)],
     }
 }
 

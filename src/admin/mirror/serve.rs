@@ -6,16 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::rules::{Listing, block, enable, enrolled};
-use super::{Mirror, Trouble, declared};
+use super::{Mirror, Trouble};
 use crate::admin::Problem;
-use crate::admin::rules::Overlap;
-use crate::clock::Timestamp;
+use crate::admin::rules::{self, Overlap};
 use crate::credential::token::hint;
-use crate::credential::{Credential, CredentialId, Expiry, Status, TokenDigest};
+use crate::credential::{Credential, CredentialId, Status, TokenDigest};
 use crate::source::cloud::{CloudError, CloudSecret, Created, Listed};
-use crate::store::{
-    AuditEntry, Denied, Edit, Failed, Origin, Record, Standing, View, WriteError, Written,
-};
+use crate::store::{AuditEntry, Denied, Edit, Origin, Record, Standing, View, WriteError, Written};
 
 /// What a new credential is to have beside what its cloud gives it.
 pub struct Wish {
@@ -34,7 +31,7 @@ impl Mirror {
         let _turn = self.turn.lock().await;
         let (record, secret) = self.make(wish).await?;
         let new = record.clone();
-        let decide = move |view: &View| Ok([declared(view), vec![Edit::Put(new)]].concat());
+        let decide = move |view: &View| Ok([rules::declare(view)?, vec![Edit::Put(new)]].concat());
         let audit = AuditEntry { credential_id: Some(record.credential.id.clone()), ..audit };
         let written = self.keep(&record, audit, decide).await?;
         Ok((Record { revision: written.head.position.revision, ..record }, secret))
@@ -62,8 +59,7 @@ impl Mirror {
             return Err(Problem::Invalid { field: "id", what });
         }
         // What an earlier rotation left makes room, as it does among our own.
-        let left_over = |it: &&Record| it.successor.as_ref() == Some(id) && it.expires_by(now);
-        for record in records.iter().filter(left_over) {
+        for record in rules::left_over(&records, id, now) {
             self.remove(&record.credential.id, audit.clone()).await?;
         }
         if overlap == Overlap::Leaked {
@@ -75,7 +71,7 @@ impl Mirror {
         let decide = move |view: &View| {
             let mut edits = vec![Edit::Put(new.clone())];
             if let (Overlap::For(overlap), Some(old)) = (overlap, view.record(&old)) {
-                edits.push(Edit::Put(shortened(old, now.plus(overlap), &new.credential.id)));
+                edits.push(Edit::Put(rules::replaced(old, now.plus(overlap), &new.credential.id)));
             }
             Ok(edits)
         };
@@ -113,7 +109,7 @@ impl Mirror {
             let what = format!("{}: a new credential has the id of an old one", self.cloud.name());
             return Err(self.uncertain(what, &before).await);
         }
-        self.hold(&listed.id);
+        self.known().hold(&listed.id);
         let origin = Origin::Mirrored(self.provider(), Standing::Awaited);
         let record = Record {
             label: wish.label.clone(),
@@ -132,11 +128,12 @@ impl Mirror {
         audit: AuditEntry,
         decide: impl FnOnce(&View) -> Result<Vec<Edit>, Denied> + Send + 'static,
     ) -> Result<Written, Problem> {
-        let (digest, key) = (Some(record.credential.digest), record.key());
-        let decide = move |view: &View| match view.digest_owner.clone().filter(|it| *it != key) {
-            Some(owner) => Err(Denied::DigestTaken(owner)),
-            None => decide(view),
+        let new = record.clone();
+        let decide = move |view: &View| {
+            rules::free(view, &new)?;
+            decide(view)
         };
+        let digest = Some(record.credential.digest);
         let written = self.write(audit, digest, false, Box::new(decide)).await;
         if written.is_err()
             && let Err(error) = self.cloud.delete(&record.credential.id).await
@@ -163,14 +160,11 @@ impl Mirror {
         pending: Standing,
         audit: AuditEntry,
     ) -> Result<(), Problem> {
-        if self.store_record(id).await?.is_some() {
-            self.block(id, pending, audit).await?;
-            self.news.notify_one();
-            return Ok(());
-        }
-        let _turn = self.turn.lock().await;
-        if self.store_record(id).await?.is_some() {
-            // Somebody has told its token meanwhile.
+        let is_known = self.store_record(id).await?.is_some();
+        // Where there is a token to refuse, that waits for no cloud.
+        let _turn = if is_known { None } else { Some(self.turn.lock().await) };
+        // Somebody may have told it meanwhile.
+        if is_known || self.store_record(id).await?.is_some() {
             self.block(id, pending, audit).await?;
             self.news.notify_one();
             return Ok(());
@@ -182,9 +176,8 @@ impl Mirror {
         };
         match told {
             Ok(()) => {
-                self.hold(id);
                 let status = (pending == Standing::DisablePending).then_some(Status::Disabled);
-                self.known().amend(id, status);
+                self.known().changed(id, status);
                 Ok(self.store.append_audit(audit).await?)
             }
             Err(error) => Err(self.problem(&error, id)),
@@ -216,8 +209,7 @@ impl Mirror {
         if let Err(error) = self.cloud.set_status(id, Status::Enabled).await {
             return Err(self.problem(&error, id));
         }
-        self.hold(id);
-        self.known().amend(id, Some(Status::Enabled));
+        self.known().changed(id, Some(Status::Enabled));
         let Some(seen) = seen else { return Ok(self.store.append_audit(audit).await?) };
         let named = id.clone();
         let decide = Box::new(move |view: &View| Ok(enable(view, &named, seen)));
@@ -243,9 +235,7 @@ impl Mirror {
         let record = self.record_of(&listed, digest, origin);
         let record = Record { hint, created_by: by, ..record };
         let decide = Box::new(move |view: &View| {
-            if let Some(owner) = view.digest_owner.clone().filter(|owner| *owner != record.key()) {
-                return Err(Denied::DigestTaken(owner));
-            }
+            rules::free(view, &record)?;
             let known = view.record(&record.credential.id);
             Ok(vec![Edit::Put(match known {
                 // Its status may have been changed here meanwhile.
@@ -350,22 +340,6 @@ impl Mirror {
     }
 
     fn denied(&self, error: WriteError) -> Problem {
-        match error {
-            WriteError::Denied(Denied::DigestTaken(owner)) => Problem::DigestTaken(Some(owner)),
-            WriteError::Denied(denied) => Problem::StoreFailed(format!("{denied:?}")),
-            WriteError::Full => Problem::StoreFull,
-            WriteError::Failed(Failed(what)) => Problem::StoreFailed(what),
-        }
+        Problem::of(error, self.tenant(), None)
     }
-}
-
-/// The old credential of a rotation, which ends here at that time and then in the cloud.
-fn shortened(old: &Record, end: Timestamp, successor: &CredentialId) -> Record {
-    let mut old = old.clone();
-    old.credential.expiry = match old.credential.expiry {
-        Expiry::At(own) => Expiry::At(own.min(end)),
-        Expiry::Never => Expiry::At(end),
-    };
-    old.successor = Some(successor.clone());
-    old
 }
