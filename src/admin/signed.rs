@@ -1,5 +1,5 @@
-//! What the two dialects of signed requests have in common: a request with all of its body, the
-//! count of failed logins, and how many requests a second are served.
+//! What the two dialects of signed requests have in common: a request with all of its body, the six
+//! actions, the count of failed logins, and how many requests a second are served.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,9 +14,11 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
+use serde_json::{Map, Value};
 
 use super::{Problem, Service};
 use crate::clock::{Timestamp, Uptime};
+use crate::credential::Status;
 use crate::server::Connection;
 use crate::signature;
 use crate::telemetry::metrics::Metrics;
@@ -119,6 +121,42 @@ impl Received {
 const BODY_BYTES_MAX: usize = 64 << 10;
 const BODY_TIME: Duration = Duration::from_secs(30);
 
+/// What both clouds can be asked to do, each by its own names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Create,
+    List,
+    UpdateStatus,
+    Delete,
+    GetSynchronization,
+    SetSynchronization,
+}
+
+impl Action {
+    /// Whether it can only take rights away, with these parameters.
+    pub fn restricts<'a>(self, parameter: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let disables = |name| parameter(name) == Some(Status::Disabled.as_str());
+        match self {
+            Self::Delete => true,
+            Self::UpdateStatus => disables("NewStatus"),
+            Self::SetSynchronization => disables(SYNCHRONIZATION),
+            Self::Create | Self::List | Self::GetSynchronization => false,
+        }
+    }
+}
+
+/// The synchronization of a tenant, as a parameter and in answers.
+pub const SYNCHRONIZATION: &str = "SCIMSynchronizationStatus";
+/// There are no pages; a tenant cannot have as many.
+pub const ROWS_MAX: usize = 1 << 20;
+
+/// What an answer tells.
+pub type Fields = Map<String, Value>;
+
+pub fn fields<const N: usize>(pairs: [(&str, Value); N]) -> Fields {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 /// Where a dialect finds the service, and what is counted for it.
 pub struct Desk {
     pub service: Arc<Service>,
@@ -199,4 +237,28 @@ pub fn uuid() -> String {
 pub fn shown(name: &str) -> &str {
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
     if plain && name.len() <= 40 { name } else { "(another one)" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// For these alone there is room on a full disk.
+    #[test]
+    fn what_only_takes_rights_away_is_told_from_the_rest() {
+        for (action, name, value, expected) in [
+            (Action::Delete, "", "", true),
+            (Action::UpdateStatus, "NewStatus", "Disabled", true),
+            (Action::UpdateStatus, "NewStatus", "Enabled", false),
+            (Action::UpdateStatus, "", "", false),
+            (Action::SetSynchronization, "SCIMSynchronizationStatus", "Disabled", true),
+            (Action::SetSynchronization, "NewStatus", "Disabled", false),
+            (Action::Create, "NewStatus", "Disabled", false),
+            (Action::List, "", "", false),
+            (Action::GetSynchronization, "", "", false),
+        ] {
+            let restricts = action.restricts(|it| (it == name).then_some(value));
+            assert_eq!(restricts, expected, "{action:?} {name} {value}");
+        }
+    }
 }

@@ -1,63 +1,27 @@
 //! The six actions, each with the parameters and the fields that its SDKs know. Parameters that no
 //! action has are passed over, as the cloud does: some SDKs send the region everywhere.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::Alibaba;
 use super::login::Login;
 use super::problem::Fault;
-use super::{Alibaba, Fields};
+use crate::admin::signed::{Action, Fields, ROWS_MAX, SYNCHRONIZATION, fields};
 use crate::admin::{Caller, Created, Lifetime, Patch, Secret};
 use crate::clock::Timestamp;
 use crate::credential::feed::PageKey;
 use crate::credential::{CredentialId, Expiry, Status, TenantId};
 use crate::store::{Filter, Record};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Create,
-    List,
-    UpdateStatus,
-    Delete,
-    GetSynchronization,
-    SetSynchronization,
-}
-
-impl Action {
-    pub const ALL: [Self; 6] = [
-        Self::Create,
-        Self::List,
-        Self::UpdateStatus,
-        Self::Delete,
-        Self::GetSynchronization,
-        Self::SetSynchronization,
-    ];
-
-    pub fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|action| action.as_str() == name)
-    }
-
-    /// Whether it can only take rights away, with these parameters.
-    pub fn restricts<'a>(self, parameter: impl Fn(&str) -> Option<&'a str>) -> bool {
-        let disables = |name| parameter(name) == Some(Status::Disabled.as_str());
-        match self {
-            Self::Delete => true,
-            Self::UpdateStatus => disables("NewStatus"),
-            Self::SetSynchronization => disables(SYNCHRONIZATION),
-            Self::Create | Self::List | Self::GetSynchronization => false,
-        }
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "CreateSCIMServerCredential",
-            Self::List => "ListSCIMServerCredentials",
-            Self::UpdateStatus => "UpdateSCIMServerCredentialStatus",
-            Self::Delete => "DeleteSCIMServerCredential",
-            Self::GetSynchronization => "GetSCIMSynchronizationStatus",
-            Self::SetSynchronization => "SetSCIMSynchronizationStatus",
-        }
-    }
-}
+/// By the names that the cloud has for them.
+pub const ACTIONS: [(Action, &str); 6] = [
+    (Action::Create, "CreateSCIMServerCredential"),
+    (Action::List, "ListSCIMServerCredentials"),
+    (Action::UpdateStatus, "UpdateSCIMServerCredentialStatus"),
+    (Action::Delete, "DeleteSCIMServerCredential"),
+    (Action::GetSynchronization, "GetSCIMSynchronizationStatus"),
+    (Action::SetSynchronization, "SetSCIMSynchronizationStatus"),
+];
 
 impl Alibaba {
     pub(super) async fn run(
@@ -165,11 +129,4 @@ fn time(time: Timestamp) -> String {
     Timestamp::from_millis(time.as_millis().div_euclid(1000) * 1000).to_string()
 }
 
-fn fields<const N: usize>(pairs: [(&str, Value); N]) -> Fields {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// There are no pages; a tenant cannot have as many.
-const ROWS_MAX: usize = 1 << 20;
 const CREDENTIAL: &str = "SCIMServerCredential";
-const SYNCHRONIZATION: &str = "SCIMSynchronizationStatus";

@@ -4,9 +4,8 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::Fields;
 use super::problem::Fault;
-use crate::admin::signed::{Received, response};
+use crate::admin::signed::{Fields, Received, response};
 use crate::signature::pairs;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

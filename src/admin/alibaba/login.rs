@@ -1,7 +1,8 @@
 //! Who has signed, and for what: by ACS3-HMAC-SHA256 in headers, or by RPC v1 among the parameters.
 
-use super::actions::Action;
+use super::actions::ACTIONS;
 use super::problem::Fault;
+use crate::admin::signed::Action;
 use crate::clock::Timestamp;
 use crate::signature::{self, Request, acs3, alibaba_rpc};
 
@@ -62,8 +63,9 @@ impl<'a> Login<'a> {
         Ok(verified?)
     }
 
-    /// Of the parameters that are signed: most clients of RPC v1 send headers that are not.
-    pub fn action(&self) -> Result<Action, Fault> {
+    /// The action, and its name. Of the parameters that are signed: most clients of RPC v1 send
+    /// headers that are not.
+    pub fn action(&self) -> Result<(Action, &'static str), Fault> {
         let (version, action) = match self {
             Self::Acs3(claim) => (Some(claim.version), Some(claim.action)),
             Self::Rpc(claim) => (claim.parameter("Version"), claim.parameter("Action")),
@@ -74,7 +76,8 @@ impl<'a> Login<'a> {
             let told = format!("Specified parameter Version must be {VERSION}.");
             return Err(Fault::new(400, "InvalidVersion", told));
         }
-        Action::of(action)
+        let named = ACTIONS.into_iter().find(|(_, name)| *name == action);
+        named
             .ok_or_else(|| Fault::new(404, "InvalidAction.NotFound", "Specified api is not found."))
     }
 

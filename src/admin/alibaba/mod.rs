@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::Method;
-use serde_json::{Map, Value};
 
 use super::Caller;
-use super::signed::{Desk, Received, uuid};
+use super::signed::{Desk, Fields, Received, uuid};
 use answer::Format;
 use login::Login;
 use problem::Fault;
@@ -23,8 +22,6 @@ use problem::Fault;
 pub struct Alibaba {
     desk: Desk,
 }
-
-type Fields = Map<String, Value>;
 
 impl Alibaba {
     pub fn new(desk: Desk) -> Self {
@@ -62,8 +59,8 @@ impl Alibaba {
         let login = Login::read(received.request()?)?;
         let caller = self.admit(&login, received, request_id).await?;
         let action = login.action();
-        if let Ok(action) = action {
-            *named = action.as_str();
+        if let Ok((_, name)) = action {
+            *named = name;
         }
         let most = self.desk.service.limits().alibaba_requests_per_second;
         self.desk.pace(login.key_id(), named, most).map_err(|_| {
@@ -71,14 +68,15 @@ impl Alibaba {
             Fault::new(400, "Throttling", told)
         })?;
         // Whatever it is about, it has been asked once from here on.
-        let restricts = action.as_ref().is_ok_and(|it| it.restricts(|name| login.parameter(name)));
+        let restricts =
+            action.as_ref().is_ok_and(|(it, _)| it.restricts(|name| login.parameter(name)));
         let (nonce, time) = (login.nonce(), login.time());
         if !self.desk.service.is_fresh(&caller, nonce, time, restricts).await? {
             let told = "Specified signature nonce was used already.";
             let fault = Fault::new(400, "SignatureNonceUsed", told);
             return Err(self.desk.failed(received, request_id, "replayed", fault).await);
         }
-        self.run(action?, &caller, &login).await
+        self.run(action?.0, &caller, &login).await
     }
 
     /// Who has signed it. In the order in which a client learns most of what is wrong.

@@ -3,60 +3,24 @@
 use jiff::tz::Offset;
 use serde_json::{Value, json};
 
+use super::Tencent;
 use super::parameters::Parameters;
 use super::problem::Fault;
-use super::{Fields, Tencent};
+use crate::admin::signed::{Action, Fields, ROWS_MAX, SYNCHRONIZATION, fields};
 use crate::admin::{Caller, Created, Lifetime, Patch, Secret};
 use crate::clock::Timestamp;
 use crate::credential::{Expiry, Status, TenantId};
 use crate::store::{Filter, Record};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Create,
-    List,
-    UpdateStatus,
-    Delete,
-    GetSynchronization,
-    UpdateSynchronization,
-}
-
-impl Action {
-    pub const ALL: [Self; 6] = [
-        Self::Create,
-        Self::List,
-        Self::UpdateStatus,
-        Self::Delete,
-        Self::GetSynchronization,
-        Self::UpdateSynchronization,
-    ];
-
-    pub fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|action| action.as_str() == name)
-    }
-
-    /// Whether it can only take rights away, with these parameters.
-    pub fn restricts<'a>(self, parameter: impl Fn(&str) -> Option<&'a str>) -> bool {
-        let disables = |name| parameter(name) == Some(Status::Disabled.as_str());
-        match self {
-            Self::Delete => true,
-            Self::UpdateStatus => disables("NewStatus"),
-            Self::UpdateSynchronization => disables(SYNCHRONIZATION),
-            Self::Create | Self::List | Self::GetSynchronization => false,
-        }
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "CreateSCIMCredential",
-            Self::List => "ListSCIMCredentials",
-            Self::UpdateStatus => "UpdateSCIMCredentialStatus",
-            Self::Delete => "DeleteSCIMCredential",
-            Self::GetSynchronization => "GetSCIMSynchronizationStatus",
-            Self::UpdateSynchronization => "UpdateSCIMSynchronizationStatus",
-        }
-    }
-}
+/// By the names that the cloud has for them.
+pub const ACTIONS: [(Action, &str); 6] = [
+    (Action::Create, "CreateSCIMCredential"),
+    (Action::List, "ListSCIMCredentials"),
+    (Action::UpdateStatus, "UpdateSCIMCredentialStatus"),
+    (Action::Delete, "DeleteSCIMCredential"),
+    (Action::GetSynchronization, "GetSCIMSynchronizationStatus"),
+    (Action::SetSynchronization, "UpdateSCIMSynchronizationStatus"),
+];
 
 impl Tencent {
     pub(super) async fn run(
@@ -76,7 +40,7 @@ impl Tencent {
                 let row = self.desk.service.tenant(caller, &zone?).await?;
                 Ok(fields([(SYNCHRONIZATION, row.synchronization.as_str().into())]))
             }
-            Action::UpdateSynchronization => {
+            Action::SetSynchronization => {
                 let code = "InvalidParameter.ScimSyncStatusError";
                 let status = parameters.status(SYNCHRONIZATION, code);
                 parameters.end()?;
@@ -191,12 +155,5 @@ impl Tencent {
     }
 }
 
-/// There are no pages; a tenant cannot have as many.
-const ROWS_MAX: usize = 1 << 20;
 /// Its form has no word for it.
 const NEVER: &str = "9999-12-31 23:59:59";
-const SYNCHRONIZATION: &str = "SCIMSynchronizationStatus";
-
-fn fields<const N: usize>(pairs: [(&str, Value); N]) -> Fields {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}

@@ -3,9 +3,10 @@
 
 use serde_json::Value;
 
-use super::actions::Action;
+use super::actions::ACTIONS;
 use super::parameters::Parameters;
 use super::problem::Fault;
+use crate::admin::signed::Action;
 use crate::clock::Timestamp;
 use crate::signature::{Request, pairs, tc3, tencent_v1};
 
@@ -84,7 +85,8 @@ impl<'a> Login<'a> {
         Ok(verified?)
     }
 
-    pub fn action(&self) -> Result<Action, Fault> {
+    /// The action, and its name.
+    pub fn action(&self) -> Result<(Action, &'static str), Fault> {
         let (version, action) = match &self.scheme {
             Scheme::Tc3(claim) => (claim.version, claim.action),
             Scheme::V1(claim) => (claim.parameter("Version"), claim.parameter("Action")),
@@ -95,7 +97,8 @@ impl<'a> Login<'a> {
         if version != VERSION {
             return Err(Fault::new("NoSuchVersion", format!("The version must be {VERSION}.")));
         }
-        Action::of(action).ok_or_else(|| Fault::new("InvalidAction", "There is no such action."))
+        let named = ACTIONS.into_iter().find(|(_, name)| *name == action);
+        named.ok_or_else(|| Fault::new("InvalidAction", "There is no such action."))
     }
 
     pub fn parameters(&self) -> Result<Parameters, Fault> {

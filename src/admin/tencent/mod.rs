@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::{Method, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::Caller;
-use super::signed::{Desk, Received, response, uuid};
+use super::signed::{Desk, Fields, Received, response, uuid};
 use crate::config::value::TimeOffset;
 use login::Login;
 use problem::Fault;
@@ -26,8 +26,6 @@ pub struct Tencent {
     /// Its times name no zone.
     offset: TimeOffset,
 }
-
-type Fields = Map<String, Value>;
 
 impl Tencent {
     pub fn new(desk: Desk, offset: TimeOffset) -> Self {
@@ -66,10 +64,10 @@ impl Tencent {
         }
         let login = Login::read(received.request()?)?;
         let caller = self.admit(&login, received, request_id).await?;
-        let action = login.action()?;
-        *named = action.as_str();
+        let (action, name) = login.action()?;
+        *named = name;
         let most = self.desk.service.limits().tencent_requests_per_second;
-        self.desk.pace(login.key_id(), action.as_str(), most).map_err(|count| {
+        self.desk.pace(login.key_id(), name, most).map_err(|count| {
             let told = format!("{count} requests came within a second; the limit is {most}.");
             Fault::new("RequestLimitExceeded", told)
         })?;
