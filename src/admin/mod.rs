@@ -4,11 +4,13 @@
 mod access;
 pub mod alibaba;
 pub mod face;
+mod followers;
 pub mod keys;
 pub mod members;
 pub mod mirror;
 mod mirrored;
 pub mod native;
+mod problem;
 pub(crate) mod rules;
 mod signed;
 pub mod tencent;
@@ -24,19 +26,17 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Now, Timestamp, Uptime};
 use crate::config::{AdminLimits, Role};
-use crate::credential::feed::{
-    Changes, Gone, Head, Heard, Page, PageKey, Position, Report, TenantRow,
-};
+use crate::credential::feed::{Head, PageKey, TenantRow};
 use crate::credential::token::{self, MintedToken};
 use crate::credential::{
     Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
 };
 use crate::server::ClientCertificate;
 use crate::source::cloud::CloudSecret;
-use crate::store::replicas::{Future, Receipt, ReplicaState, Replicas};
+use crate::store::replicas::{ReplicaState, Replicas};
 use crate::store::{
-    AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Nonce, Order, Origin, Provider, Record,
-    Records, Store, View, WriteError, Written,
+    AuditEntry, AuditRow, Denied, Edit, Failed, Filter, Nonce, Order, Origin, Record, Records,
+    Store, View, Written,
 };
 use crate::telemetry::metrics::Metrics;
 pub use access::Caller;
@@ -45,6 +45,7 @@ pub use keys::AccessKeys;
 pub use members::{Member, Members, Rejected};
 use mirror::Mirror;
 use mirrored::{to_the_end, whole};
+pub use problem::Problem;
 pub use rules::Overlap;
 
 /// The service under all dialects.
@@ -62,60 +63,6 @@ pub struct Service {
     failures: Mutex<(Uptime, u32)>,
     clock: Clock,
     metrics: Arc<Metrics>,
-}
-
-/// Why something was not done, to be told in the words of a dialect.
-#[derive(Debug)]
-pub enum Problem {
-    Unauthenticated,
-    /// Too many failed logins from there.
-    LoginsLimited {
-        retry_after: Duration,
-    },
-    RoleInsufficient {
-        role: Role,
-        needed: Role,
-    },
-    Invalid {
-        field: &'static str,
-        what: String,
-    },
-    TenantUnknown(TenantId),
-    TenantInUse,
-    TenantConfigured,
-    CredentialUnknown(CredentialId),
-    RevisionUnknown {
-        head: Revision,
-    },
-    /// By a credential that is named if the caller may know of it.
-    DigestTaken(Option<PageKey>),
-    LimitReached(Vec<Record>),
-    Rotated(CredentialId),
-    /// The tenant is a cloud's: what it lacks there cannot be made here.
-    OwnedByCloud(Provider),
-    /// Its cloud did not do it.
-    CloudUnavailable {
-        what: String,
-        retry_after: Option<Duration>,
-    },
-    /// Its cloud may have made a credential whose token nobody will ever know: one of these.
-    CloudUncertain {
-        what: String,
-        candidates: Vec<Record>,
-    },
-    /// There are too many replicas for one more.
-    ReplicasLimited,
-    /// Changes after a position are not to be had; list again.
-    Gone(Gone),
-    /// There is no room for anything but what takes rights away.
-    StoreFull,
-    StoreFailed(String),
-}
-
-impl From<Failed> for Problem {
-    fn from(failed: Failed) -> Self {
-        Self::StoreFailed(failed.0)
-    }
 }
 
 /// When a new credential shall end.
@@ -519,100 +466,6 @@ impl Service {
         Ok(row.revision)
     }
 
-    // Followers.
-
-    /// A page of the table. Each full read is audited: it is what a thief would take.
-    pub async fn page(
-        &self,
-        caller: &Caller,
-        after: Option<&PageKey>,
-        tenant: Option<&TenantId>,
-        rows: usize,
-    ) -> Result<Page, Problem> {
-        let scope = self.scope(caller, tenant)?;
-        if after.is_none() {
-            let entry =
-                AuditEntry { tenant: tenant.cloned(), ..self.entry_of(caller, "table.read") };
-            self.note(entry).await;
-        }
-        Ok(self.store.page(after, scope.as_deref(), rows).await?)
-    }
-
-    pub async fn changes(
-        &self,
-        caller: &Caller,
-        after: &Position,
-        tenant: Option<&TenantId>,
-        most: usize,
-    ) -> Result<Changes, Problem> {
-        let scope = self.scope(caller, tenant)?;
-        self.store.changes(after, scope.as_deref(), most).await?.map_err(Problem::Gone)
-    }
-
-    /// The row of a digest, if the caller may know of it.
-    pub async fn lookup(
-        &self,
-        caller: &Caller,
-        digest: &TokenDigest,
-    ) -> Result<(Head, Option<Record>), Problem> {
-        caller.may(Right::Follow)?;
-        let (head, record) = self.store.lookup(digest).await?;
-        let record = record.filter(|record| caller.member.sees(&record.credential.tenant));
-        Ok((head, record))
-    }
-
-    pub async fn report(
-        &self,
-        caller: &Caller,
-        instance: &str,
-        mut report: Report,
-    ) -> Result<Heard, Problem> {
-        caller.may(Right::Report)?;
-        let fits = (1..=64).contains(&instance.len())
-            && instance.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        if !fits {
-            let what = "must be 1 to 64 of A-Z a-z 0-9 -".to_owned();
-            return Err(Problem::Invalid { field: "instance", what });
-        }
-        report.used.retain(|((tenant, _), _)| caller.member.sees(tenant));
-        report.would_revive.retain(|(tenant, _)| caller.member.sees(tenant));
-        report.would_revive.truncate(REVIVED_MAX);
-        let (instance, now) = (caller.lease(instance), self.clock.now());
-        if !self.replicas.has_room(&instance, &now).await? {
-            return Err(Problem::ReplicasLimited);
-        }
-        let mut heard = self.replicas.report(&instance, report, &now).await?;
-        heard.lags.retain(|lag| caller.member.sees(&lag.tenant));
-        Ok(heard)
-    }
-
-    pub async fn deregister(&self, caller: &Caller, instance: &str) -> Result<(), Problem> {
-        caller.may(Right::Report)?;
-        Ok(self.replicas.remove(&caller.lease(instance)).await?)
-    }
-
-    pub async fn replicas(&self, caller: &Caller) -> Result<Vec<ReplicaState>, Problem> {
-        caller.may(Right::See)?;
-        Ok(self.replicas.all(&self.clock.now()).await?)
-    }
-
-    pub async fn receipt(
-        &self,
-        caller: &Caller,
-        revision: Revision,
-        wait: Duration,
-    ) -> Result<Receipt, Problem> {
-        caller.may(Right::See)?;
-        let receipt = self.replicas.receipt_within(revision, wait, || self.clock.now()).await?;
-        match receipt {
-            Ok(receipt) => Ok(receipt),
-            Err(Future) => {
-                let head = self.store.head().await?.position.revision;
-                Err(Problem::RevisionUnknown { head })
-            }
-        }
-    }
-
     // The store as a whole.
 
     pub async fn dispute(&self, caller: &Caller) -> Result<Dispute, Problem> {
@@ -847,24 +700,6 @@ impl Service {
         row.ok_or_else(|| Problem::TenantUnknown(tenant.clone()))
     }
 
-    /// The tenants that a follower is told of; all of them if none is named.
-    fn scope(
-        &self,
-        caller: &Caller,
-        tenant: Option<&TenantId>,
-    ) -> Result<Option<Vec<TenantId>>, Problem> {
-        match tenant {
-            Some(tenant) => {
-                caller.may_in(Right::Follow, tenant)?;
-                Ok(Some(vec![tenant.clone()]))
-            }
-            None => {
-                caller.may(Right::Follow)?;
-                Ok(caller.member.tenants.clone())
-            }
-        }
-    }
-
     /// What concerns all tenants is not for those who see some.
     fn everywhere(&self, caller: &Caller) -> Result<(), Problem> {
         match caller.member.tenants {
@@ -928,9 +763,6 @@ fn told(secret: Secret) -> Result<(TokenDigest, Option<String>), Problem> {
     }
 }
 
-/// Keys that are kept of one replica: as many as it tells, and a person reads.
-const REVIVED_MAX: usize = 100;
-
 /// Failed logins of a minute that are audited, from wherever they come; the rest is counted.
 const FAILURES_AUDITED: u32 = 20;
 const FAILURES_TIME: Duration = Duration::from_secs(60);
@@ -941,33 +773,3 @@ const NONCES_KEPT: Duration = Duration::from_secs(3600);
 
 /// How long the log's texts are kept for followers that were away.
 const LOG_KEPT: Duration = Duration::from_secs(48 * 3600);
-
-impl Problem {
-    fn of(error: WriteError, tenant: &TenantId, id: Option<CredentialId>) -> Self {
-        let denied = match error {
-            WriteError::Denied(denied) => denied,
-            WriteError::Full => return Self::StoreFull,
-            WriteError::Failed(failed) => return failed.into(),
-        };
-        match (denied, id) {
-            (Denied::CredentialUnknown, Some(id)) => Self::CredentialUnknown(id),
-            (Denied::TenantUnknown | Denied::CredentialUnknown, _) => {
-                Self::TenantUnknown(tenant.clone())
-            }
-            (Denied::TenantInUse, _) => Self::TenantInUse,
-            (Denied::DigestTaken(owner), _) => Self::DigestTaken(Some(owner)),
-            (Denied::LimitReached(records), _) => Self::LimitReached(records),
-            (Denied::Rotated(successor), _) => Self::Rotated(successor),
-        }
-    }
-
-    /// Without what is not the caller's to know.
-    fn seen_by(self, caller: &Caller) -> Self {
-        match self {
-            Self::DigestTaken(owner) => {
-                Self::DigestTaken(owner.filter(|(tenant, _)| caller.member.sees(tenant)))
-            }
-            other => other,
-        }
-    }
-}
