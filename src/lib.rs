@@ -8,7 +8,7 @@
 //!   its verdict → `gate`
 //!
 //! A module imports only what stands below it, and no sibling (`tests/layering.rs`). From top to
-//! bottom: `cli`; `app`; `proxy`, `admin`, `ops`; `gate`; `refusal`, `route`; `authority`; `source`;
+//! bottom: `cli`; `app`; `proxy`, `admin`, `ops`; `record`; `gate`; `refusal`, `route`; `authority`; `source`;
 //! `server`, `store`; `signature`; `telemetry`; `config`; `credential`; `clock`; `guards`. The tests
 //! of the whole are in `simulation` and `fuzzing`.
 
@@ -25,6 +25,7 @@ pub mod gate;
 pub mod guards;
 pub mod ops;
 pub mod proxy;
+pub mod record;
 pub mod refusal;
 pub mod route;
 pub mod server;

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 /// From top to bottom; modules of one line are siblings.
-const LAYERS: [&[&str]; 15] = [
+const LAYERS: [&[&str]; 16] = [
     // Tests of the whole.
     &["simulation", "fuzzing"],
     &["cli"],
     &["app"],
     &["proxy", "admin", "ops"],
+    &["record"],
     &["gate"],
     &["refusal", "route"],
     &["authority"],

@@ -101,7 +101,7 @@ impl Connecting<'_> {
 
     /// How much longer it may wait.
     fn patience(&self) -> Duration {
-        let waited = self.local.clock.uptime().since(self.begun);
+        let waited = self.local.recorder.clock.uptime().since(self.begun);
         self.upstream.config.connect_wait.0.saturating_sub(waited)
     }
 

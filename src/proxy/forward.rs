@@ -16,13 +16,13 @@ use super::backend::Upstream;
 use super::connect::{Connecting, Unreachable};
 use super::headers::{self, Identity, Origin, is_trusted};
 use super::pool::Pool;
-use super::record::Record;
 use super::upstream::{
     Answer, AnswerBody, Failure, Outgoing, OutgoingBody, Patience, Upload, exchange,
 };
 use super::{Local, Proxy, Settings};
 use crate::config::value::{Authorization, Segment};
 use crate::gate::{Permit, Refused};
+use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::route::{Place, Target};
 use crate::server;
@@ -77,7 +77,7 @@ impl Forward<'_> {
         record: &mut Record,
     ) -> Result<Answer, Refused> {
         let local = &*self.proxy.local;
-        let clock = &local.clock;
+        let clock = &local.recorder.clock;
         let check = || self.proxy.gate.confirm(self.permit, &clock.now());
         let refused = |failure, record: &Record| self.refused(failure, upstream, record);
         upload.prime(timer).await.map_err(|failure| refused(failure, record))?;

@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 
 use bytes::BufMut;
-use http::header::AsHeaderName;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use crate::config::value::{Network, host_name};
 use crate::credential::Credential;
+use crate::record::{TRACEPARENT, Trace, single};
 use crate::refusal::REQUEST_ID;
 
 /// Whether a header concerns only the hop between two peers (RFC 9110 section 7.6.1). `name` is in
@@ -112,7 +112,7 @@ fn write_identity(out: &mut Vec<u8>, identity: &Identity<'_>) {
     write_header(out, FORWARDED_PROTO, origin.proto.as_bytes());
     write_header(out, REQUEST_ID.as_str(), identity.request_id.as_bytes());
     if !identity.trace.is_from_client {
-        write_header(out, TRACEPARENT.as_str(), &identity.trace.parent);
+        write_header(out, TRACEPARENT.as_str(), identity.trace.parent());
     }
 }
 
@@ -212,68 +212,11 @@ fn forwarded_for(headers: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
     nearest
 }
 
-fn single(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next().filter(|_| values.next().is_none());
-    value.and_then(|value| value.to_str().ok())
-}
-
-/// The client's request id if it is one that can be logged, else a new one.
-pub fn request_id(headers: &HeaderMap) -> String {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let usable = |id: &&str| {
-        (1..=64).contains(&id.len())
-            && id.bytes().all(allowed)
-            && !id.contains(crate::credential::token::PREFIX)
-    };
-    match single(headers, REQUEST_ID).filter(usable) {
-        Some(id) => id.to_owned(),
-        None => {
-            let mut digits = [0; 32];
-            hex::encode_to_slice(fastrand::u128(..).to_be_bytes(), &mut digits).expect("it fits");
-            std::str::from_utf8(&digits).expect("hexadecimal digits").to_owned()
-        }
-    }
-}
-
-/// The trace that a request belongs to (W3C Trace Context).
-pub struct Trace {
-    pub is_from_client: bool,
-    /// Version, trace, span and flags.
-    parent: [u8; 55],
-}
-
-impl Trace {
-    pub fn new(headers: &HeaderMap) -> Self {
-        let said = single(headers, TRACEPARENT).filter(|text| is_traceparent(text));
-        let said = said.filter(|_| !has_option(&nominated(headers), TRACEPARENT.as_str()));
-        if let Some(Ok(parent)) = said.map(|text| text.as_bytes().try_into()) {
-            return Self { is_from_client: true, parent };
-        }
-        let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        let (trace, span) = (fastrand::u128(1..), fastrand::u64(1..));
-        hex::encode_to_slice(trace.to_be_bytes(), &mut parent[3..35]).expect("it fits");
-        hex::encode_to_slice(span.to_be_bytes(), &mut parent[36..52]).expect("it fits");
-        Self { is_from_client: false, parent }
-    }
-
-    pub fn id(&self) -> &str {
-        std::str::from_utf8(&self.parent[3..35]).expect("hexadecimal digits")
-    }
-}
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-fn is_traceparent(text: &str) -> bool {
-    let hex = |part: &str, length: usize| {
-        let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        part.len() == length && part.bytes().all(digit)
-    };
-    let id = |part: &str, length| hex(part, length) && part.bytes().any(|byte| byte != b'0');
-    let mut parts = text.split('-');
-    let mut next = || parts.next().unwrap_or_default();
-    let (version, trace, span, flags) = (next(), next(), next(), next());
-    version == "00" && id(trace, 32) && id(span, 16) && hex(flags, 2) && parts.next().is_none()
+/// The trace that a request belongs to, unless the client says that its own ends here.
+pub fn trace(headers: &HeaderMap) -> Trace {
+    let said = single(headers, TRACEPARENT);
+    let said = said.filter(|_| !has_option(&nominated(headers), TRACEPARENT.as_str()));
+    said.and_then(Trace::parse).unwrap_or_else(Trace::begin)
 }
 
 /// What replaces the client's `Authorization`, if it can be the value of a header.
@@ -290,6 +233,8 @@ pub fn secret_value(content: &[u8]) -> Result<HeaderValue, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
     use crate::credential::{CredentialId, Expiry, Status, TenantId, TokenDigest};
 
@@ -312,7 +257,8 @@ mod tests {
         };
         let map = headers(lines);
         let origin = Origin { client: Some([127, 0, 0, 1].into()), host: "h", proto: "http" };
-        let trace = Trace { is_from_client: true, parent: [b'0'; 55] };
+        let trace = Trace::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        let trace = trace.expect("well-formed");
         let identity = Identity {
             credential: Some(&credential),
             origin: &origin,
@@ -422,19 +368,15 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_requests_and_traces_are_kept_if_well_formed() {
-        assert_eq!(request_id(&headers(&[("X-Request-Id", "a.B_c-1")])), "a.B_c-1");
-        for bad in ["", "a b", "a/b", "scimg_secret", &"x".repeat(65)] {
-            assert_eq!(request_id(&headers(&[("X-Request-Id", bad)])).len(), 32, "{bad}");
-        }
+    fn a_nominated_trace_ends_here() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(Trace::new(&headers(&[("traceparent", good)])).id(), &good[3..35]);
-        for bad in ["", "00-00000000000000000000000000000000-b7ad6b7169203331-01", &good[1..]] {
-            let made = Trace::new(&headers(&[("traceparent", bad)]));
-            let parent = str::from_utf8(&made.parent).expect("text");
-            assert!(!made.is_from_client && is_traceparent(parent), "{bad}");
+        assert_eq!(trace(&headers(&[("traceparent", good)])).id(), &good[3..35]);
+        for lines in [
+            &[("traceparent", good), ("Connection", "Traceparent")][..],
+            &[("traceparent", good), ("traceparent", good)],
+            &[("traceparent", &good[1..])],
+        ] {
+            assert!(!trace(&headers(lines)).is_from_client, "{lines:?}");
         }
-        let nominated = headers(&[("traceparent", good), ("Connection", "Traceparent")]);
-        assert!(!Trace::new(&nominated).is_from_client);
     }
 }

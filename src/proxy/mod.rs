@@ -9,7 +9,6 @@ mod forward;
 mod headers;
 mod name;
 mod pool;
-mod record;
 mod socket;
 mod tls;
 mod upstream;
@@ -24,13 +23,13 @@ use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use prometheus::Histogram;
 
 use crate::authority::Seat;
 use crate::clock::Clock;
 use crate::config::value::Network;
 use crate::config::{self, LogPath};
 use crate::gate::{Gate, Refused};
+use crate::record::{Record, Recorder};
 use crate::refusal::Refusal;
 use crate::route::{Routes, Target};
 use crate::server::timer::Timers;
@@ -40,7 +39,6 @@ use crate::telemetry::metrics::Metrics;
 use backend::Upstream;
 use forward::{Body, Forward};
 use pool::{Pool, Pools};
-use record::{FACE, Record};
 
 /// What a reload replaces as a whole.
 pub struct Settings {
@@ -111,11 +109,7 @@ pub struct Proxy {
 
 /// What belongs to one worker alone.
 struct Local {
-    clock: Clock,
-    metrics: Arc<Metrics>,
-    request_duration: Histogram,
-    decision_duration: Histogram,
-    lines: LineBuffer,
+    recorder: Rc<Recorder>,
     timers: Timers,
     pools: RefCell<Pools>,
 }
@@ -129,18 +123,16 @@ impl Local {
 
 impl Proxy {
     pub fn new(shared: Arc<Shared>, seat: Seat, lines: LineBuffer, timers: &Timers) -> Self {
-        let metrics = Arc::clone(&shared.metrics);
         let gate = Gate::new(seat, shared.clock.clone());
-        let local = Local {
-            clock: shared.clock.clone(),
-            request_duration: metrics.request_duration.with_label_values(&[FACE]),
-            decision_duration: metrics.decision_duration.with_label_values(&[FACE]),
-            metrics,
-            lines,
-            timers: timers.clone(),
-            pools: RefCell::default(),
-        };
+        let (clock, metrics) = (shared.clock.clone(), Arc::clone(&shared.metrics));
+        let recorder = Rc::new(Recorder::new("proxy", clock, metrics, lines));
+        let local = Local { recorder, timers: timers.clone(), pools: RefCell::default() };
         Self { shared, gate, local: Rc::new(local) }
+    }
+
+    fn record(&self, parts: &Parts, client: &Connection, logged: Option<LogPath>) -> Box<Record> {
+        let trace = headers::trace(&parts.headers);
+        Record::open(&self.local.recorder, parts, trace, client, logged)
     }
 
     async fn serve(
@@ -178,7 +170,7 @@ impl Service for Proxy {
     async fn call(&self, request: Request<Incoming>, client: &Connection) -> Response<Body> {
         let settings = self.shared.settings.load_full();
         let (parts, body) = request.into_parts();
-        let mut record = Record::open(&self.local, &parts, client, settings.access);
+        let mut record = self.record(&parts, client, settings.access);
         let mut body = Some(body);
         let served = self.serve(&settings, &parts, &mut body, client, &mut record).await;
         let mut response = served.unwrap_or_else(|refused| {
@@ -205,7 +197,7 @@ impl Service for Proxy {
     ) -> Response<Body> {
         let access = self.shared.settings.load().access;
         let (parts, _) = request.into_parts();
-        let mut record = Record::open(&self.local, &parts, client, access);
+        let mut record = self.record(&parts, client, access);
         let refused = Refused::from(Refusal::from(fault));
         record.refused(&refused);
         let response = refused.refusal.response(&record.request_id);
@@ -213,7 +205,7 @@ impl Service for Proxy {
     }
 
     fn tick(&self) {
-        self.local.lines.flush();
+        self.local.recorder.flush();
         let now = self.local.timers.coarse_millis();
         let mut pools = self.local.pools.borrow_mut();
         pools.retain(|_, pool| pool.sweep(now));

@@ -1,23 +1,52 @@
 //! What is known of one request while it is under way. Told once, when the last byte of the answer
 //! has gone or nobody waits for it any more: in a line, in the counters and in the histograms.
 
+mod trace;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::AsHeaderName;
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use prometheus::Histogram;
 
-use super::Local;
-use super::headers::{Trace, request_id};
-use crate::clock::{Now, Uptime};
+use crate::clock::{Clock, Now, Uptime};
 use crate::config::LogPath;
-use crate::credential::Credential;
+use crate::credential::{Credential, token};
 use crate::gate::Refused;
-use crate::refusal::{Outcome, Refusal};
+use crate::refusal::{Outcome, REQUEST_ID, Refusal};
 use crate::route::{Place, Route};
 use crate::server::{Connection, Fate};
-use crate::telemetry::access::Line;
+use crate::telemetry::access::{Line, LineBuffer};
+use crate::telemetry::metrics::Metrics;
+pub use trace::{TRACEPARENT, Trace};
+
+/// Where one worker of a face tells of its requests.
+pub struct Recorder {
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    face: &'static str,
+    request_duration: Histogram,
+    decision_duration: Histogram,
+    lines: LineBuffer,
+}
+
+impl Recorder {
+    pub fn new(face: &'static str, clock: Clock, metrics: Arc<Metrics>, lines: LineBuffer) -> Self {
+        let (request_duration, decision_duration) = (
+            metrics.request_duration.with_label_values(&[face]),
+            metrics.decision_duration.with_label_values(&[face]),
+        );
+        Self { clock, metrics, face, request_duration, decision_duration, lines }
+    }
+
+    /// Hands over the lines that have gathered.
+    pub fn flush(&self) {
+        self.lines.flush();
+    }
+}
 
 pub struct Record {
     pub request_id: String,
@@ -26,7 +55,7 @@ pub struct Record {
     pub client: Option<Rc<str>>,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    local: Rc<Local>,
+    recorder: Rc<Recorder>,
     begun: Now,
     method: Method,
     uri: Uri,
@@ -45,22 +74,23 @@ pub struct Record {
 
 impl Record {
     /// `logged` is how the path is to be logged, or `None` if there is to be no line.
-    pub(super) fn open(
-        local: &Rc<Local>,
+    pub fn open(
+        recorder: &Rc<Recorder>,
         parts: &Parts,
+        trace: Trace,
         connection: &Connection,
         logged: Option<LogPath>,
     ) -> Box<Self> {
-        local.metrics.requests_in_flight.inc();
+        recorder.metrics.requests_in_flight.inc();
         Box::new(Self {
             request_id: request_id(&parts.headers),
-            trace: Trace::new(&parts.headers),
+            trace,
             client: connection.address.clone(),
             fate: connection.fate(),
             bytes_in: 0,
             bytes_out: 0,
-            local: Rc::clone(local),
-            begun: local.clock.now(),
+            recorder: Rc::clone(recorder),
+            begun: recorder.clock.now(),
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             user_agent: parts.headers.get(header::USER_AGENT).cloned(),
@@ -86,7 +116,7 @@ impl Record {
 
     /// The decision has been made; `credential` is whose token it was.
     pub fn decided(&mut self, credential: Option<&Arc<Credential>>) {
-        self.local.decision_duration.observe(self.elapsed().as_secs_f64());
+        self.recorder.decision_duration.observe(self.elapsed().as_secs_f64());
         self.decided = true;
         self.credential = credential.cloned();
     }
@@ -102,8 +132,8 @@ impl Record {
 
     /// The head of the backend's answer is here.
     pub fn answered(&mut self, since: Uptime) {
-        let time = self.local.clock.uptime().since(since);
-        self.local.metrics.upstream_duration.observe(time.as_secs_f64());
+        let time = self.recorder.clock.uptime().since(since);
+        self.recorder.metrics.upstream_duration.observe(time.as_secs_f64());
         self.upstream = Some(time);
     }
 
@@ -119,7 +149,7 @@ impl Record {
             self.decided(refused.credential.as_ref());
         }
         if let Some(credential) = &refused.credential {
-            self.local.metrics.credential_refused(credential.id.as_str(), refusal.reason());
+            self.recorder.metrics.credential_refused(credential.id.as_str(), refusal.reason());
         }
         self.status = refusal.status().as_u16();
         self.outcome = refusal.outcome();
@@ -138,16 +168,16 @@ impl Record {
     }
 
     fn elapsed(&self) -> Duration {
-        self.local.clock.uptime().since(self.begun.boot)
+        self.recorder.clock.uptime().since(self.begun.boot)
     }
 
     fn write_line(&self, duration: Duration, path: LogPath) {
         let route = self.route.as_ref().map_or("", |route| &route.label);
         let credential = self.credential.as_deref();
         let agent = self.user_agent.as_ref().and_then(|agent| agent.to_str().ok());
-        self.local.lines.write(&Line {
+        self.recorder.lines.write(&Line {
             time: self.begun.wall,
-            face: FACE,
+            face: self.recorder.face,
             method: self.method.as_str(),
             path: if path == LogPath::Full { self.uri.path() } else { route },
             route,
@@ -176,12 +206,12 @@ impl Drop for Record {
             self.reason = limit;
         }
         let duration = self.elapsed();
-        let metrics = &self.local.metrics;
+        let metrics = &self.recorder.metrics;
         metrics.requests_in_flight.dec();
-        self.local.request_duration.observe(duration.as_secs_f64());
+        self.recorder.request_duration.observe(duration.as_secs_f64());
         let route = self.route.as_ref().map_or("none", |route| &route.label);
         let method = method_label(&self.method);
-        let labels = [FACE, route, method, self.outcome.as_str(), self.reason];
+        let labels = [self.recorder.face, route, method, self.outcome.as_str(), self.reason];
         metrics.requests.with_label_values(&labels).inc();
         if let Some(path) = self.logged {
             self.write_line(duration, path);
@@ -203,4 +233,43 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-pub const FACE: &str = "proxy";
+/// The client's request id if it is one that can be logged, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let usable = |id: &&str| {
+        (1..=64).contains(&id.len()) && id.bytes().all(allowed) && !id.contains(token::PREFIX)
+    };
+    match single(headers, REQUEST_ID).filter(usable) {
+        Some(id) => id.to_owned(),
+        None => {
+            let mut digits = [0; 32];
+            hex::encode_to_slice(fastrand::u128(..).to_be_bytes(), &mut digits).expect("it fits");
+            std::str::from_utf8(&digits).expect("hexadecimal digits").to_owned()
+        }
+    }
+}
+
+/// A header that is there once, as text.
+pub fn single(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().filter(|_| values.next().is_none());
+    value.and_then(|value| value.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_requests_are_kept_if_they_can_be_logged() {
+        let id = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.append(REQUEST_ID, text.parse().expect("a value"));
+            request_id(&headers)
+        };
+        assert_eq!(id("a.B_c-1"), "a.B_c-1");
+        for bad in ["", "a b", "a/b", "scimg_secret", &"x".repeat(65)] {
+            assert_eq!(id(bad).len(), 32, "{bad}");
+        }
+    }
+}
