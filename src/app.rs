@@ -13,16 +13,18 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::authority::drive::Driver;
 use crate::authority::files::{self, INTERVAL};
 use crate::authority::follow::{Follower, Terms};
 use crate::authority::{ASKS_MAX, Applier, Authority};
-use crate::clock::Clock;
-use crate::config::value::ListenAddress;
+use crate::clock::{Clock, Uptime};
+use crate::config::value::{ListenAddress, Span};
 use crate::config::{self, Config, Limits, Source};
+use crate::decision::{self, Decision};
 use crate::ops::Ops;
-use crate::proxy::{Proxy, Settings, Shared};
+use crate::proxy::{self, Proxy};
 use crate::server::{Acceptor, Face, Inherited, Listener, Tls, Transport};
 use crate::source::Feed;
 use crate::source::embedded::Embedded;
@@ -41,6 +43,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     draining: Arc<AtomicBool>,
     proxy: Option<ProxyFace>,
+    decision: Option<DecisionFace>,
     admin: Option<AdminFace>,
     ops: Option<OpsFace>,
     driver: Option<Driver>,
@@ -51,8 +54,19 @@ pub struct App {
 }
 
 struct ProxyFace {
+    shared: Arc<proxy::Shared>,
+    entrance: Entrance,
+}
+
+struct DecisionFace {
+    shared: Arc<decision::Shared>,
+    entrance: Entrance,
+}
+
+/// A face, and the doors that lead to it.
+struct Entrance {
+    name: &'static str,
     face: Arc<Face>,
-    shared: Arc<Shared>,
     limits: Arc<ArcSwap<Limits>>,
     /// With the address as configured.
     acceptors: Vec<(ListenAddress, Acceptor)>,
@@ -60,6 +74,8 @@ struct ProxyFace {
 
 struct OpsFace {
     face: Arc<Face>,
+    /// When the metrics were read last.
+    scrapes: watch::Sender<Option<Uptime>>,
     acceptor: Acceptor,
 }
 
@@ -91,17 +107,18 @@ impl App {
         // All that can fail comes before the first thread.
         let settings =
             config.proxy.as_ref().map(|proxy| settings(proxy, &config.log)).transpose()?;
-        let Doors { proxy: doors, admin: admin_tls, watched } = doors(&config)?;
+        let Doors { proxy: doors, decision: asked_at, admin: admin_tls, watched } = doors(&config)?;
         let follows_another = !inherited.is_empty();
         let mut listen = |key, address: ListenAddress| match inherited.take(&address) {
             Some(listener) => listener.map_err(|error| unusable(key, &address, &error)),
             None => bind(key, &address),
         };
-        let mut listeners = Vec::new();
-        for door in doors {
-            let listener = listen(LISTENERS, door.address.clone())?;
-            listeners.push((door, listener));
-        }
+        let mut open = |key, doors: Vec<Door>| {
+            let open = |door: Door| listen(key, door.address.clone()).map(|it| (door, it));
+            doors.into_iter().map(open).collect::<Result<Vec<_>, _>>()
+        };
+        let proxy_listeners = open(LISTENERS, doors)?;
+        let decision_listeners = open(DECISION, asked_at)?;
         let mut listen = |key, address| listen(key, ListenAddress::Tcp(address));
         let ops_listener =
             config.ops.as_ref().map(|it| listen("ops.listen", it.listen)).transpose()?;
@@ -139,13 +156,26 @@ impl App {
         let proxy = config.proxy.as_ref().zip(settings).map(|(config, settings)| {
             let settings = ArcSwap::from_pointee(settings);
             let (clock, metrics) = (clock.clone(), Arc::clone(&metrics));
-            let shared = Arc::new(Shared { settings, clock, metrics });
-            ProxyFace::start(config, shared, &authority, log)
+            let shared = Arc::new(proxy::Shared { settings, clock, metrics });
+            ProxyFace::start(config, shared, &authority, log.clone())
         });
-        if let Some(proxy) = &proxy {
-            let made = workers.set(Box::new(proxy.face.round()));
-            assert!(made.is_ok(), "workers are made once");
-        }
+        let asked = config.proxy.as_ref().filter(|_| !config.decision.is_empty());
+        let decision = asked.map(|proxy| {
+            let settings = decision::Settings::new(proxy, &config.decision, &config.log);
+            let settings = ArcSwap::from_pointee(settings);
+            let (clock, metrics) = (clock.clone(), Arc::clone(&metrics));
+            let draining = Arc::clone(&draining);
+            let shared = Arc::new(decision::Shared { settings, clock, metrics, draining });
+            DecisionFace::start(proxy, shared, &authority, log.clone())
+        });
+        drop(log); // Its thread ends with the last worker.
+        let rounds = [
+            proxy.as_ref().map(|proxy| proxy.entrance.face.round()),
+            decision.as_ref().map(|decision| decision.entrance.face.round()),
+        ];
+        let rounds: Vec<_> = rounds.into_iter().flatten().collect();
+        let made = workers.set(Box::new(move || rounds.iter().for_each(|round| round())));
+        assert!(made.is_ok(), "workers are made once");
         let driver = feed.map(|feed| {
             let applier = Applier::new(Arc::clone(&authority), Box::new(round()));
             let follower = Follower::new(applier, terms(&config), &clock.now());
@@ -171,7 +201,8 @@ impl App {
             let (authority, metrics) = (Arc::clone(&authority), Arc::clone(&metrics));
             let draining = Arc::clone(&draining);
             let (clock, decides) = (clock.clone(), proxy.is_some());
-            OpsFace::start(Ops { authority, decides, clock, metrics, draining }, listener)
+            let scrapes = watch::Sender::new(None);
+            OpsFace::start(Ops { authority, decides, clock, metrics, draining, scrapes }, listener)
         });
         let mut app = Self {
             config,
@@ -180,6 +211,7 @@ impl App {
             metrics,
             draining,
             proxy,
+            decision,
             admin,
             ops,
             driver,
@@ -192,7 +224,10 @@ impl App {
             app.load().await;
         }
         if let Some(proxy) = &mut app.proxy {
-            listeners.into_iter().for_each(|(door, listener)| proxy.accept(door, listener));
+            proxy.entrance.open(proxy_listeners);
+        }
+        if let Some(decision) = &mut app.decision {
+            decision.entrance.open(decision_listeners);
         }
         app.tell_config();
         Ok(app)
@@ -236,32 +271,28 @@ impl App {
         if let Some(key) = self.config.restart_needed(&new) {
             return Err(Failure(format!("{key} has changed, which needs a restart")));
         }
-        let Doors { proxy: doors, admin: admin_tls, watched } = doors(&new)?;
+        let Doors { proxy: doors, decision: asked_at, admin: admin_tls, watched } = doors(&new)?;
         let prepared = match (&self.admin, &new.admin) {
             (Some(face), Some(admin)) => Some(face.prepare(&new, admin).await?),
             _ => None,
         };
-        if let (Some(proxy), Some(config)) = (&mut self.proxy, &new.proxy) {
-            let settings = settings(config, &new.log)?;
-            let mut superfluous: Vec<_> =
-                proxy.acceptors.iter().map(|(it, _)| it.clone()).collect();
-            let (mut kept, mut bound) = (Vec::new(), Vec::new());
-            for door in doors {
-                match superfluous.iter().position(|it| *it == door.address) {
-                    Some(place) => {
-                        superfluous.remove(place);
-                        kept.push(door);
-                    }
-                    None => {
-                        let listener = bind(LISTENERS, &door.address)?;
-                        bound.push((door, listener));
-                    }
-                }
-            }
-            proxy.shared.settings.store(Arc::new(settings));
-            proxy.limits.store(Arc::new(config.limits.clone()));
-            proxy.keep(kept);
-            bound.into_iter().for_each(|(door, listener)| proxy.accept(door, listener));
+        let settings = new.proxy.as_ref().map(|proxy| settings(proxy, &new.log)).transpose()?;
+        let forwarding = self.proxy.as_ref().map(|it| it.entrance.plan(LISTENERS, doors));
+        let forwarding = forwarding.transpose()?;
+        let deciding = self.decision.as_ref().map(|it| it.entrance.plan(DECISION, asked_at));
+        let deciding = deciding.transpose()?;
+        if let (Some(face), Some(settings), Some(proxy), Some(plan)) =
+            (&mut self.proxy, settings, &new.proxy, forwarding)
+        {
+            face.shared.settings.store(Arc::new(settings));
+            face.entrance.limits.store(Arc::new(proxy.limits.clone()));
+            face.entrance.change(plan);
+        }
+        if let (Some(face), Some(proxy), Some(plan)) = (&mut self.decision, &new.proxy, deciding) {
+            let settings = decision::Settings::new(proxy, &new.decision, &new.log);
+            face.shared.settings.store(Arc::new(settings));
+            face.entrance.limits.store(Arc::new(patient(&proxy.limits)));
+            face.entrance.change(plan);
         }
         self.certificates.replace(watched);
         if let (Some(face), Some(admin), Some(prepared)) = (&self.admin, &new.admin, prepared) {
@@ -289,17 +320,20 @@ impl App {
     pub async fn drain(&self, hurried: bool) -> bool {
         self.draining.store(true, Ordering::Relaxed);
         let mut finished = true;
-        if let Some((proxy, config)) = self.proxy.as_ref().zip(self.config.proxy.as_ref()) {
+        let proxy = self.proxy.as_ref().map(|proxy| &proxy.entrance);
+        let decision = self.decision.as_ref().map(|decision| &decision.entrance);
+        if let Some(drain) = self.config.proxy.as_ref().map(|proxy| &proxy.drain) {
             if !hurried {
-                proxy.face.leave();
-                tokio::time::sleep(config.drain.delay.0).await;
+                proxy.into_iter().chain(decision).for_each(|it| it.face.leave());
+                tokio::time::sleep(drain.delay.0).await;
             }
-            let acceptors = proxy.acceptors.iter().map(|(_, acceptor)| acceptor);
-            finished = proxy.face.drain(acceptors, config.drain.deadline.0).await;
-            if !finished {
-                let connections = proxy.face.connections();
-                tracing::error!(connections, "drain.deadline has passed; what is left is cut off");
-            }
+            let left = async |entrance: Option<&Entrance>| match entrance {
+                Some(entrance) => entrance.drain(drain.deadline.0).await,
+                None => 0,
+            };
+            let (forwarding, deciding) = tokio::join!(left(proxy), left(decision));
+            self.metrics.drain_cut_off.inc_by((forwarding + deciding) as u64);
+            finished = forwarding + deciding == 0;
         }
         if let Some(admin) = &self.admin
             && !admin.drain(ADMIN_DRAIN).await
@@ -307,14 +341,32 @@ impl App {
             tracing::warn!("the admin API's last requests are cut off");
             finished = false;
         }
+        if !finished && !hurried {
+            self.be_seen().await;
+        }
         finished
+    }
+
+    /// Waits for whoever reads the metrics every few seconds: what was cut off would never be
+    /// known otherwise.
+    async fn be_seen(&self) {
+        let Some(ops) = &self.ops else { return };
+        let mut scrapes = ops.scrapes.subscribe();
+        let last = *scrapes.borrow_and_update();
+        let now = self.clock.uptime();
+        if last.is_some_and(|last| now.since(last) < SCRAPE_PATIENCE) {
+            let _ = tokio::time::timeout(SCRAPE_PATIENCE, scrapes.changed()).await;
+        }
     }
 
     /// Ends all threads and waits until the last line is written.
     pub async fn stop(self) {
         self.minder.stop();
         if let Some(proxy) = self.proxy {
-            proxy.face.end(proxy.acceptors.into_iter().map(|(_, acceptor)| acceptor)).await;
+            proxy.entrance.end().await;
+        }
+        if let Some(decision) = self.decision {
+            decision.entrance.end().await;
         }
         // Nothing is decided here any more, which the admin API may be told.
         if let Some(driver) = self.driver {
@@ -338,6 +390,8 @@ impl App {
 /// Then clients are told that we know nothing, which is better than no answer.
 const LOAD_PATIENCE: Duration = Duration::from_secs(30);
 const LOAD_PAUSE: Duration = Duration::from_millis(20);
+/// Few look at the metrics more rarely.
+const SCRAPE_PATIENCE: Duration = Duration::from_secs(15);
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// For what the admin API still answers when we leave.
 const ADMIN_DRAIN: Duration = Duration::from_secs(5);
@@ -374,8 +428,8 @@ fn feed(
     })
 }
 
-fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<Settings, Failure> {
-    Settings::new(proxy, log).map_err(|faults| Failure(faults.join("\n")))
+fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<proxy::Settings, Failure> {
+    proxy::Settings::new(proxy, log).map_err(|faults| Failure(faults.join("\n")))
 }
 
 /// What a listener is to be: its address as configured, and how it is secured.
@@ -387,12 +441,13 @@ struct Door {
 /// All doors, with the files of those that have some read.
 struct Doors {
     proxy: Vec<Door>,
+    decision: Vec<Door>,
     admin: Option<Arc<Tls>>,
     watched: Vec<Watched>,
 }
 
 fn doors(config: &Config) -> Result<Doors, Failure> {
-    let (mut doors, mut watched, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut watched, mut faults) = (Vec::new(), Vec::new());
     let mut load = |tls: Option<&config::tls::Tls>, place: &str, address: String| match tls
         .map(|tls| Watched::load(tls, place, address))
         .transpose()
@@ -407,23 +462,33 @@ fn doors(config: &Config) -> Result<Doors, Failure> {
             None
         }
     };
-    let listeners = config.proxy.iter().flat_map(|proxy| &proxy.listeners);
-    for (index, listener) in listeners.enumerate() {
-        let place = format!("proxy.listeners[{index}].tls");
-        let tls = load(listener.tls.as_ref(), &place, listener.address.to_string());
-        let transport = Transport { tls, h2c: listener.h2c };
-        doors.push(Door { address: listener.address.clone(), transport });
-    }
+    let mut door = |address: &ListenAddress, tls: Option<&config::tls::Tls>, h2c, place: String| {
+        let tls = load(tls, &format!("{place}.tls"), address.to_string());
+        Door { address: address.clone(), transport: Transport { tls, h2c, ..Transport::default() } }
+    };
+    let listeners = config.proxy.iter().flat_map(|proxy| &proxy.listeners).enumerate();
+    let proxy = listeners.map(|(index, it)| {
+        door(&it.address, it.tls.as_ref(), it.h2c, format!("{LISTENERS}[{index}]"))
+    });
+    let proxy = proxy.collect();
+    let decision = config.decision.iter().enumerate().map(|(index, it)| {
+        let place = format!("{DECISION}[{index}]");
+        let mut door = door(&it.address, it.tls.as_ref(), it.takes_h2c(), place);
+        door.transport.name = it.name(index).into();
+        door
+    });
+    let decision = decision.collect();
     let admin = config.admin.as_ref();
     let admin =
         admin.and_then(|admin| load(admin.tls.as_ref(), "admin.tls", admin.listen.to_string()));
     match faults.is_empty() {
-        true => Ok(Doors { proxy: doors, admin, watched }),
+        true => Ok(Doors { proxy, decision, admin, watched }),
         false => Err(Failure(faults.join("\n"))),
     }
 }
 
 const LISTENERS: &str = "proxy.listeners";
+const DECISION: &str = "decision";
 
 fn bind(key: &str, address: &ListenAddress) -> Result<Listener, Failure> {
     Listener::bind(address).map_err(|error| unusable(key, address, &error))
@@ -453,35 +518,108 @@ fn tell_listening(face: &str, listener: &Listener, tls: bool) {
 impl ProxyFace {
     fn start(
         config: &config::Proxy,
-        shared: Arc<Shared>,
+        shared: Arc<proxy::Shared>,
         authority: &Arc<Authority>,
         log: AccessLog,
     ) -> Self {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = config.workers.unwrap_or_else(cores);
         let limits = Arc::new(ArcSwap::from_pointee(config.limits.clone()));
         let (parts, authority) = (Arc::clone(&shared), Arc::clone(authority));
-        let face = Face::start("proxy", workers, &limits, &shared.metrics, move |timers| {
+        let face = Face::start("proxy", workers(config), &limits, &shared.metrics, move |timers| {
             Proxy::new(Arc::clone(&parts), authority.seat(), log.buffer(), timers)
         });
-        Self { face: Arc::new(face), shared, limits, acceptors: Vec::new() }
+        Self { shared, entrance: Entrance::new("proxy", face, limits) }
+    }
+}
+
+impl DecisionFace {
+    fn start(
+        config: &config::Proxy,
+        shared: Arc<decision::Shared>,
+        authority: &Arc<Authority>,
+        log: AccessLog,
+    ) -> Self {
+        let limits = Arc::new(ArcSwap::from_pointee(patient(&config.limits)));
+        let (parts, authority) = (Arc::clone(&shared), Arc::clone(authority));
+        let face = Face::start("decision", workers(config), &limits, &shared.metrics, move |_| {
+            Decision::new(Arc::clone(&parts), authority.seat(), log.buffer())
+        });
+        Self { shared, entrance: Entrance::new("decision", face, limits) }
+    }
+}
+
+fn workers(config: &config::Proxy) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    config.workers.unwrap_or_else(cores)
+}
+
+/// Edges keep connections for up to an hour, and ask again over one that we have just closed.
+fn patient(limits: &Limits) -> Limits {
+    Limits { idle_timeout: limits.idle_timeout.max(Span::seconds(3660)), ..limits.clone() }
+}
+
+/// What becomes of a face's doors at a reload.
+struct Plan {
+    kept: Vec<Door>,
+    bound: Vec<(Door, Listener)>,
+}
+
+impl Entrance {
+    fn new(name: &'static str, face: Face, limits: Arc<ArcSwap<Limits>>) -> Self {
+        Self { name, face: Arc::new(face), limits, acceptors: Vec::new() }
     }
 
-    fn accept(&mut self, door: Door, listener: Listener) {
-        tell_listening("proxy", &listener, door.transport.tls.is_some());
-        self.acceptors.push((door.address, self.face.accept(listener, door.transport)));
+    fn open(&mut self, doors: Vec<(Door, Listener)>) {
+        for (door, listener) in doors {
+            tell_listening(self.name, &listener, door.transport.tls.is_some());
+            self.acceptors.push((door.address, self.face.accept(listener, door.transport)));
+        }
     }
 
-    /// Goes on with these doors of those that there are, and with no others.
-    fn keep(&mut self, doors: Vec<Door>) {
-        let mut known = std::mem::take(&mut self.acceptors);
+    /// Binds what is new among these doors.
+    fn plan(&self, key: &str, doors: Vec<Door>) -> Result<Plan, Failure> {
+        let mut superfluous: Vec<_> = self.acceptors.iter().map(|(it, _)| it.clone()).collect();
+        let (mut kept, mut bound) = (Vec::new(), Vec::new());
         for door in doors {
+            match superfluous.iter().position(|it| *it == door.address) {
+                Some(place) => {
+                    superfluous.remove(place);
+                    kept.push(door);
+                }
+                None => {
+                    let listener = bind(key, &door.address)?;
+                    bound.push((door, listener));
+                }
+            }
+        }
+        Ok(Plan { kept, bound })
+    }
+
+    /// Goes on with the doors of the plan, and with no others.
+    fn change(&mut self, plan: Plan) {
+        let mut known = std::mem::take(&mut self.acceptors);
+        for door in plan.kept {
             let place = known.iter().position(|(address, _)| *address == door.address);
             let (address, acceptor) = known.remove(place.expect("it is one of them"));
             acceptor.secure(door.transport);
             self.acceptors.push((address, acceptor));
         }
         known.into_iter().for_each(|(_, acceptor)| acceptor.stop());
+        self.open(plan.bound);
+    }
+
+    /// Lets requests finish until the deadline. How many connections were left then.
+    async fn drain(&self, deadline: Duration) -> usize {
+        let acceptors = self.acceptors.iter().map(|(_, acceptor)| acceptor);
+        if self.face.drain(acceptors, deadline).await {
+            return 0;
+        }
+        let (face, connections) = (self.name, self.face.connections());
+        tracing::error!(face, connections, "drain.deadline has passed; what is left is cut off");
+        connections.max(1)
+    }
+
+    async fn end(self) {
+        self.face.end(self.acceptors.into_iter().map(|(_, acceptor)| acceptor)).await;
     }
 }
 
@@ -491,10 +629,11 @@ impl OpsFace {
         let limits =
             Arc::new(ArcSwap::from_pointee(Limits { connections: 256, ..Limits::default() }));
         let metrics = Arc::clone(&ops.metrics);
+        let scrapes = ops.scrapes.clone();
         let face = Face::start("ops", 1, &limits, &metrics, move |_| ops.clone());
         let face = Arc::new(face);
         let acceptor = face.accept(listener, Transport::default());
-        Self { face, acceptor }
+        Self { face, scrapes, acceptor }
     }
 }
 
@@ -508,7 +647,7 @@ struct Minder {
 struct Minded {
     files: files::Follower,
     clock: Clock,
-    proxy: Option<Arc<Shared>>,
+    proxy: Option<Arc<proxy::Shared>>,
     admin: Option<Arc<crate::admin::Service>>,
     certificates: Arc<Certificates>,
 }

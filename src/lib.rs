@@ -8,7 +8,7 @@
 //!   its verdict → `gate`
 //!
 //! A module imports only what stands below it, and no sibling (`tests/layering.rs`). From top to
-//! bottom: `cli`; `app`; `proxy`, `admin`, `ops`; `record`; `gate`; `refusal`, `route`; `authority`; `source`;
+//! bottom: `cli`; `app`; `proxy`, `decision`, `admin`, `ops`; `record`, `identity`; `gate`; `refusal`, `route`; `authority`; `source`;
 //! `server`, `store`; `signature`; `telemetry`; `config`; `credential`; `clock`; `guards`. The tests
 //! of the whole are in `simulation` and `fuzzing`.
 
@@ -19,10 +19,12 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credential;
+pub mod decision;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod gate;
 pub mod guards;
+pub mod identity;
 pub mod ops;
 pub mod proxy;
 pub mod record;

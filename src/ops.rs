@@ -10,9 +10,10 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::sync::watch;
 
 use crate::authority::Authority;
-use crate::clock::Clock;
+use crate::clock::{Clock, Uptime};
 use crate::server::{Connection, HeadFault, Service};
 use crate::telemetry::metrics::Metrics;
 
@@ -26,6 +27,8 @@ pub struct Ops {
     pub metrics: Arc<Metrics>,
     /// Set when we are about to leave.
     pub draining: Arc<AtomicBool>,
+    /// Told when the metrics have been read.
+    pub scrapes: watch::Sender<Option<Uptime>>,
 }
 
 impl Ops {
@@ -80,6 +83,7 @@ impl Ops {
             let age = age.map_or(f64::INFINITY, |age| age.as_secs_f64());
             self.metrics.table_age.with_label_values(&[tenant.as_str()]).set(age);
         }
+        self.scrapes.send_replace(Some(self.clock.uptime()));
         Content::Metrics(self.metrics.render())
     }
 }

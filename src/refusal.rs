@@ -5,6 +5,8 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
+use crate::server::HeadFault;
+
 /// Why a request is not forwarded, or its answer not passed on. The order is the one in which
 /// they are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,7 @@ pub enum Refusal {
     ClockUncertain,
     RouteUnknown,
     SynchronizationDisabled,
+    AddressRefused,
     BodyTooLarge,
     BodyTimeout,
     /// Nobody is there to read this.
@@ -161,6 +164,9 @@ impl Refusal {
                 Refused,
                 "provisioning is switched off for this tenant; its operator can switch it on",
             ),
+            Self::AddressRefused => {
+                ("address_refused", 403, Refused, "this address may not ask here")
+            }
             Self::BodyTooLarge => {
                 ("body_too_large", 413, Refused, "the request's body is too large")
             }
@@ -239,6 +245,17 @@ impl Refusal {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response
+    }
+}
+
+impl From<HeadFault> for Refusal {
+    fn from(fault: HeadFault) -> Self {
+        match fault {
+            HeadFault::Framing(detail) => Self::FramingInvalid(detail),
+            HeadFault::Target(detail) => Self::TargetAmbiguous(detail),
+            HeadFault::Authorization(detail) => Self::AuthorizationMalformed(detail),
+            HeadFault::TooLarge(detail) => Self::HeadTooLarge(detail),
+        }
     }
 }
 

@@ -203,6 +203,11 @@ impl Routes {
         Self { tenants: fixed.collect(), routes: routes.into_iter().map(Arc::new).collect() }
     }
 
+    /// Whether some requests can only be told apart by their host.
+    pub fn need_hosts(&self) -> bool {
+        self.routes.iter().any(|route| route.host.is_some())
+    }
+
     /// The place of a target; `None` if no route is responsible.
     pub fn find<'a>(&'a self, target: &Target<'a>) -> Result<Option<Place<'a>>, Unclear> {
         // Few configs have routes with hosts.

@@ -191,7 +191,7 @@ impl AdminFace {
         );
         let face = Face::start("admin", 1, &limits, metrics, move |_| api.clone());
         let face = Arc::new(face);
-        let acceptor = face.accept(listener, Transport { tls, h2c: false });
+        let acceptor = face.accept(listener, Transport { tls, ..Transport::default() });
         let keeper = tokio::spawn(keep(
             Arc::clone(&core.service),
             Arc::clone(&core.replicas),
@@ -217,7 +217,7 @@ impl AdminFace {
         self.core.service.members().configure(prepared.tokens, &admin.certificates);
         self.core.service.keys().configure(prepared.keys);
         self.core.service.configure(&admin.limits, prepared.tenants);
-        self.acceptor.secure(Transport { tls, h2c: false });
+        self.acceptor.secure(Transport { tls, ..Transport::default() });
     }
 
     pub fn service(&self) -> &Arc<Service> {

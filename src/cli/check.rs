@@ -69,9 +69,14 @@ fn examine(config: &Config, name: &str) -> Examined {
     }
     let listeners = config.proxy.iter().flat_map(|proxy| proxy.listeners.iter().enumerate());
     let doors = listeners.map(|(index, it)| (format!("proxy.listeners[{index}].tls"), &it.tls));
+    if !config.decision.is_empty() {
+        facts.push(("decision_listeners", json!(config.decision.len())));
+    }
+    let decision = config.decision.iter().enumerate();
+    let decision = decision.map(|(index, it)| (format!("decision[{index}].tls"), &it.tls));
     let admin = config.admin.iter().map(|admin| ("admin.tls".to_owned(), &admin.tls));
     let now = Clock::system().now().wall;
-    for (place, tls) in doors.chain(admin) {
+    for (place, tls) in doors.chain(decision).chain(admin) {
         match tls.as_ref().map(|tls| Tls::load(tls, &place)).transpose() {
             Ok(tls) => warnings.extend(tls.iter().flat_map(|tls| tls.expired(now))),
             Err(told) => faults.extend(told),

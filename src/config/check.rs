@@ -9,7 +9,8 @@ use super::tls::Tls;
 use super::value::{AdminUrl, ListenAddress, Location, RouteTenant, Segment, Span, host_name};
 use super::yaml::Fault;
 use super::{
-    Admin, Alibaba, Config, Credentials, Limits, Proxy, Role, Route, Source, Tencent, Upstream,
+    Admin, Alibaba, Config, Credentials, Edge, Limits, Proxy, Role, Route, Source, Tencent,
+    Upstream,
 };
 use crate::credential::feed::History;
 
@@ -17,8 +18,9 @@ use crate::credential::feed::History;
 pub fn faults(config: &Config) -> Vec<Fault> {
     let mut faults = Faults::default();
     if let Some(proxy) = &config.proxy {
-        check_proxy(proxy, &mut faults);
+        check_proxy(proxy, !config.decision.is_empty(), &mut faults);
     }
+    check_decision(config, &mut faults);
     check_ports(config, &mut faults);
     check_credentials(config, &mut faults);
     if let Some(admin) = &config.admin {
@@ -42,9 +44,10 @@ impl Faults {
     }
 }
 
-fn check_proxy(proxy: &Proxy, faults: &mut Faults) {
+/// `decides` is whether other proxies can ask, too.
+fn check_proxy(proxy: &Proxy, decides: bool, faults: &mut Faults) {
     faults.add_if(
-        proxy.listeners.is_empty(),
+        proxy.listeners.is_empty() && !decides,
         "proxy.listeners",
         "no listener: add one, such as - address: 127.0.0.1:8080",
     );
@@ -74,12 +77,17 @@ fn check_proxy(proxy: &Proxy, faults: &mut Faults) {
         faults.add_if(
             listener.h2c && listener.tls.is_some(),
             format!("proxy.listeners[{index}].h2c"),
-            "is about clear text, and this listener has tls, where clients choose HTTP/2 by themselves: \
-             take it out",
+            H2C_WITHIN_TLS,
         );
     }
     for (index, route) in proxy.routes.iter().enumerate() {
-        check_route(route, &format!("proxy.routes[{index}]"), faults);
+        let place = format!("proxy.routes[{index}]");
+        check_route(route, &place, faults);
+        faults.add_if(
+            route.upstream.is_none() && !decides,
+            place,
+            "has no upstream: write where its requests go",
+        );
         let twin = proxy.routes[..index]
             .iter()
             .position(|other| other.host == route.host && other.path == route.path);
@@ -94,6 +102,46 @@ fn check_proxy(proxy: &Proxy, faults: &mut Faults) {
     at_most(proxy.drain.delay, DAY, "proxy.drain.delay", faults);
     at_most(proxy.drain.deadline, DAY, "proxy.drain.deadline", faults);
 }
+
+fn check_decision(config: &Config, faults: &mut Faults) {
+    faults.add_if(
+        !config.decision.is_empty() && config.proxy.is_none(),
+        "decision",
+        "needs routes: add the section proxy with routes, which needs no listeners then",
+    );
+    for (index, listener) in config.decision.iter().enumerate() {
+        let place = format!("decision[{index}]");
+        if let Some(tls) = &listener.tls {
+            check_tls(tls, &format!("{place}.tls"), faults);
+        }
+        faults.add_if(
+            listener.h2c && listener.tls.is_some(),
+            format!("{place}.h2c"),
+            H2C_WITHIN_TLS,
+        );
+        let prefix = listener.prefix.as_ref();
+        faults.add_if(
+            prefix.is_some() && listener.edge != Edge::Envoy,
+            format!("{place}.prefix"),
+            "is what Envoy puts before the path: take it out, or write edge: envoy",
+        );
+        faults.add_if(
+            prefix.is_some_and(|prefix| prefix.tenants() > 0),
+            format!("{place}.prefix"),
+            "has {tenant}, which belongs into a route's path",
+        );
+        for (network, entry) in listener.allow_from.iter().enumerate() {
+            faults.add_if(
+                entry.is_everybody(),
+                format!("{place}.allow_from[{network}]"),
+                "lets everybody in: name the proxies that ask, or leave allow_from out",
+            );
+        }
+    }
+}
+
+const H2C_WITHIN_TLS: &str = "is about clear text, and this listener has tls, where clients choose HTTP/2 by \
+                              themselves: take it out";
 
 fn check_tls(tls: &Tls, place: &str, faults: &mut Faults) {
     let Some(first) = tls.certificates.first() else {
@@ -138,13 +186,6 @@ fn check_route(route: &Route, place: &str, faults: &mut Faults) {
         "is one tenant while the path has {tenant}: write \"*\", or take {tenant} out of the path",
     );
     faults.add_if(named > 1, format!("{place}.path"), "has {tenant} twice: keep one");
-    for (place, url) in route.upstream.places(&format!("{place}.upstream")) {
-        faults.add_if(
-            named == 0 && url.path.tenants() > 0,
-            place,
-            "has {tenant}, which the route's path does not: add it there, or write the tenant's id",
-        );
-    }
     let literal =
         |segment: &Segment| matches!(segment, Segment::Literal(text) if text.contains('{'));
     faults.add_if(
@@ -159,7 +200,16 @@ fn check_route(route: &Route, place: &str, faults: &mut Faults) {
             "must be one resource's name, such as Schemas, without slashes",
         );
     }
-    check_upstream(&route.upstream, &format!("{place}.upstream"), faults);
+    let Some(upstream) = &route.upstream else { return };
+    let place = format!("{place}.upstream");
+    for (place, url) in upstream.places(&place) {
+        faults.add_if(
+            named == 0 && url.path.tenants() > 0,
+            place,
+            "has {tenant}, which the route's path does not: add it there, or write the tenant's id",
+        );
+    }
+    check_upstream(upstream, &place, faults);
 }
 
 fn check_upstream(upstream: &Upstream, place: &str, faults: &mut Faults) {
@@ -281,8 +331,11 @@ fn check_ports(config: &Config, faults: &mut Faults) {
     let listeners = config.proxy.iter().flat_map(|proxy| proxy.listeners.iter().enumerate());
     let proxy = listeners
         .map(|(index, it)| (it.address.clone(), format!("proxy.listeners[{index}].address")));
+    let decision = config.decision.iter().enumerate();
+    let decision =
+        decision.map(|(index, it)| (it.address.clone(), format!("decision[{index}].address")));
     let mut taken = Vec::new();
-    for (address, place) in ops.chain(admin).chain(proxy) {
+    for (address, place) in ops.chain(admin).chain(proxy).chain(decision) {
         let twin = taken.iter().find(|(other, _)| *other == address);
         if let Some((_, other)) = twin.filter(|_| !address.has_port_0()) {
             faults.add(&place, format!("is the same as {other}: choose another one"));

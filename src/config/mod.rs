@@ -4,6 +4,7 @@
 mod admin;
 mod check;
 mod cloud;
+mod decision;
 pub mod tls;
 pub mod value;
 pub mod yaml;
@@ -19,6 +20,7 @@ pub use admin::{
     Role,
 };
 pub use cloud::{Alibaba, Tencent};
+pub use decision::{Decision, Edge};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tls::Tls;
@@ -34,6 +36,9 @@ use yaml::{Fault, Node};
 pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
+    /// Listeners that answer other proxies, by the routes above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decision: Vec<Decision>,
     pub credentials: Credentials,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<Admin>,
@@ -49,6 +54,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Proxy {
+    /// The addresses at which clients find us. Left out, there are only the listeners of `decision`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Listener>,
     /// Threads that serve requests. More than there are cores costs speed. Default: the number of
     /// available cores. A change needs a restart.
@@ -157,7 +164,9 @@ pub struct Route {
     pub host: Option<HostName>,
     /// Only requests at or below this path. The longest path goes first.
     pub path: RoutePath,
-    pub upstream: Upstream,
+    /// The SCIM server behind the route. Left out, only the listeners of `decision` know the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Upstream>,
     /// Resources that may be read (GET, HEAD) without a token, such as `ServiceProviderConfig`,
     /// `Schemas` and `ResourceTypes`. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -479,8 +488,9 @@ impl Config {
         }
         let routes = self.proxy.iter_mut().flat_map(|proxy| &mut proxy.routes);
         for route in routes {
-            route.upstream.rebase(directory);
+            route.upstream.iter_mut().for_each(|upstream| upstream.rebase(directory));
         }
+        self.decision.iter_mut().for_each(|listener| listener.rebase(directory));
         if let Some(native) = &mut self.credentials.native {
             native.rebase(directory);
         }
@@ -518,6 +528,10 @@ impl Config {
             ("proxy (as a whole section)", self.proxy.is_some() != other.proxy.is_some()),
             ("proxy.workers", workers(self) != workers(other)),
             ("proxy.limits.connections", connections(self) != connections(other)),
+            (
+                "decision (as a whole section)",
+                self.decision.is_empty() != other.decision.is_empty(),
+            ),
             ("credentials.source", old.source != new.source),
             ("credentials.native", without_accepted(old) != without_accepted(new)),
             ("credentials.tencent", old.tencent != new.tencent),

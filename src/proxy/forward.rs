@@ -48,7 +48,7 @@ impl Forward<'_> {
         body: &mut Option<Incoming>,
         record: &mut Record,
     ) -> Result<Response<Body>, Refused> {
-        let upstream = &self.settings.upstreams[self.place.route.index];
+        let upstream = self.settings.upstream(self.place).expect("without one there is no permit");
         let announced = body.as_ref().and_then(|body| http_body::Body::size_hint(body).exact());
         if announced.is_some_and(|bytes| bytes > self.settings.request_body) {
             return Err(Refusal::BodyTooLarge.into());

@@ -1,6 +1,7 @@
 //! Which headers pass, and which we set. Identity headers are removed and set here and nowhere
 //! else.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use bytes::BufMut;
@@ -8,6 +9,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::config::value::{Network, host_name};
 use crate::credential::Credential;
+use crate::identity::{CREDENTIAL_ID, TENANT, folded};
 use crate::record::{TRACEPARENT, Trace, single};
 use crate::refusal::REQUEST_ID;
 
@@ -123,32 +125,22 @@ pub fn write_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.put_slice(b"\r\n");
 }
 
-const CREDENTIAL_ID: &str = "x-scim-credential-id";
-const TENANT: &str = "x-scim-tenant";
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// Whether a backend could take this name for a header that only we set, or that frames a message.
-/// Many frameworks fold `-`, `_` and `.` into one, and CGI programs may be given all that is no
-/// letter or digit as `_`, so all spellings are the same name. What a trusted proxy says beside the three headers that we set ourselves passes.
+/// What a trusted proxy says beside the three headers that we set ourselves passes.
 fn is_ours(name: &str, from_trusted_proxy: bool) -> bool {
-    let folded;
-    let odd = |byte: u8| !byte.is_ascii_alphanumeric() && byte != b'-';
-    let name = if name.bytes().any(odd) {
-        folded = name.replace(|letter: char| !letter.is_ascii() || odd(letter as u8), "-");
-        if is_hop_by_hop(&folded) || folded == "content-length" {
-            return true;
-        }
-        folded.as_str()
-    } else {
-        name
-    };
-    match name {
+    let folded = folded(name);
+    if matches!(folded, Cow::Owned(_)) && (is_hop_by_hop(&folded) || folded == "content-length") {
+        return true;
+    }
+    match &*folded {
         CREDENTIAL_ID | TENANT | FORWARDED_FOR | FORWARDED_HOST | FORWARDED_PROTO
         | "x-request-id" => true,
         "forwarded" => !from_trusted_proxy,
-        _ => !from_trusted_proxy && name.starts_with("x-forwarded-"),
+        name => !from_trusted_proxy && name.starts_with("x-forwarded-"),
     }
 }
 

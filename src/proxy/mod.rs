@@ -31,7 +31,7 @@ use crate::config::{self, LogPath};
 use crate::gate::{Gate, Refused};
 use crate::record::{Record, Recorder};
 use crate::refusal::Refusal;
-use crate::route::{Routes, Target};
+use crate::route::{Place, Routes, Target};
 use crate::server::timer::Timers;
 use crate::server::{Connection, HeadFault, Service};
 use crate::telemetry::access::LineBuffer;
@@ -43,8 +43,8 @@ use pool::{Pool, Pools};
 /// What a reload replaces as a whole.
 pub struct Settings {
     routes: Routes,
-    /// By the routes' index.
-    upstreams: Vec<Upstream>,
+    /// By the routes' index; none where requests are only decided on.
+    upstreams: Vec<Option<Upstream>>,
     trusted_proxies: Vec<Network>,
     request_body: u64,
     body_idle_timeout: Duration,
@@ -58,7 +58,8 @@ impl Settings {
         let mut faults = Vec::new();
         let mut upstreams = Vec::new();
         for (index, route) in proxy.routes.iter().enumerate() {
-            match Upstream::new(&route.upstream, &format!("proxy.routes[{index}].upstream")) {
+            let place = format!("proxy.routes[{index}].upstream");
+            match route.upstream.as_ref().map(|it| Upstream::new(it, &place)).transpose() {
                 Ok(upstream) => upstreams.push(upstream),
                 Err(told) => faults.extend(told),
             }
@@ -76,20 +77,13 @@ impl Settings {
         })
     }
 
+    fn upstream(&self, place: &Place<'_>) -> Option<&Upstream> {
+        self.upstreams[place.route.index].as_ref()
+    }
+
     /// Looks whether secrets and certificates have changed. What cannot be read stays as it was.
     pub fn refresh(&self) {
-        self.upstreams.iter().for_each(Upstream::refresh);
-    }
-}
-
-impl From<HeadFault> for Refusal {
-    fn from(fault: HeadFault) -> Self {
-        match fault {
-            HeadFault::Framing(detail) => Self::FramingInvalid(detail),
-            HeadFault::Target(detail) => Self::TargetAmbiguous(detail),
-            HeadFault::Authorization(detail) => Self::AuthorizationMalformed(detail),
-            HeadFault::TooLarge(detail) => Self::HeadTooLarge(detail),
-        }
+        self.upstreams.iter().flatten().for_each(Upstream::refresh);
     }
 }
 
@@ -146,6 +140,7 @@ impl Proxy {
         let raw_query = client.raw_query();
         let target = Target::parse(parts)?;
         let place = settings.routes.find(&target)?; // Known now, told only after authentication.
+        let place = place.filter(|place| settings.upstream(place).is_some());
         if let Some(place) = &place {
             record.placed(place);
         }

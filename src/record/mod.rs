@@ -110,6 +110,11 @@ impl Record {
         self.begun
     }
 
+    /// Another proxy asked, and this is what it asked about.
+    pub fn about(&mut self, method: &Method, uri: &Uri) {
+        (self.method, self.uri) = (method.clone(), uri.clone());
+    }
+
     pub fn placed(&mut self, place: &Place<'_>) {
         self.route = Some(Arc::clone(place.route));
     }

@@ -28,6 +28,8 @@ pub struct Connection {
     pub peer: Peer,
     /// The peer's address without its port, as it is told to others; every request needs it.
     pub address: Option<Rc<str>>,
+    /// The name of the listener that it came by.
+    pub listener: Arc<str>,
     tls: bool,
     client: Option<Arc<ClientCertificate>>,
     timers: Timers,
@@ -60,7 +62,8 @@ impl Connection {
     pub(super) fn of_stream(&self, fate: Fate) -> Self {
         let (peer, tls, client) = (self.peer, self.tls, self.client.clone());
         let (address, timers) = (self.address.clone(), self.timers.clone());
-        Self { peer, address, tls, client, timers, fate, http1: None }
+        let listener = Arc::clone(&self.listener);
+        Self { peer, address, listener, tls, client, timers, fate, http1: None }
     }
 
     /// The query of the request that has just begun as it was received, if that differs from what
@@ -109,9 +112,9 @@ pub(super) async fn serve<S: Service>(
     gauge.inc();
     let state = Rc::new(State::new(&scope.timers, scope.limits.load_full()));
     let ended = match &transport.tls {
-        None => run_plain(&scope, &state, socket, peer, transport.h2c).await,
+        None => run_plain(&scope, &state, socket, peer, transport).await,
         // A handshake is large, and clear text should not pay for it.
-        Some(tls) => Box::pin(run_tls(&scope, &state, socket, peer, tls)).await,
+        Some(tls) => Box::pin(run_tls(&scope, &state, socket, peer, transport, tls)).await,
     };
     gauge.dec();
     if let Some(cause) = ended.cause() {
@@ -126,6 +129,7 @@ async fn run_tls<S: Service>(
     state: &Rc<State>,
     socket: Socket,
     peer: Peer,
+    transport: &Transport,
     tls: &Tls,
 ) -> Ended {
     let shaken = within_limits(scope, state, pin!(tls.accept(socket))).await;
@@ -137,7 +141,8 @@ async fn run_tls<S: Service>(
     let client = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let client = client.map(ClientCertificate::read);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
-    run(scope, state, Stream::Right(Box::new(stream)), peer, client, http2).await
+    let name = &transport.name;
+    run(scope, state, Stream::Right(Box::new(stream)), peer, name, client, http2).await
 }
 
 /// ALPN's word for HTTP/2 over TLS (RFC 9113 section 3.2).
@@ -150,17 +155,17 @@ async fn run_plain<S: Service>(
     state: &Rc<State>,
     socket: Socket,
     peer: Peer,
-    h2c: bool,
+    transport: &Transport,
 ) -> Ended {
     let mut http2 = false;
-    if h2c {
+    if transport.h2c {
         match within_limits(scope, state, pin!(begins_with_preface(&socket))).await {
             Ok(Ok(begins)) => http2 = begins,
             Ok(Err(_)) => return Ended::Well,
             Err(ended) => return ended,
         }
     }
-    run(scope, state, Stream::Left(socket), peer, None, http2).await
+    run(scope, state, Stream::Left(socket), peer, &transport.name, None, http2).await
 }
 
 /// Looks at the first bytes without taking them.
@@ -188,12 +193,14 @@ async fn run<S: Service>(
     state: &Rc<State>,
     stream: Stream,
     peer: Peer,
+    listener: &Arc<str>,
     client: Option<ClientCertificate>,
     http2: bool,
 ) -> Ended {
     let connection = Rc::new(Connection {
         peer,
         address: peer.ip().map(|ip| ip.to_string().into()),
+        listener: Arc::clone(listener),
         tls: matches!(stream, Stream::Right(_)),
         client: client.map(Arc::new),
         timers: scope.timers.clone(),

@@ -183,6 +183,18 @@ fn rewrite(head: &[u8], method: &str, target: &str) -> Result<Option<Rewritten>,
     Ok(Some(Rewritten { head, query: query.as_bytes().to_vec() }))
 }
 
+/// A request target that does not come by a request line, read as strictly. What the parser does
+/// not take of its query is encoded.
+pub fn read_target(target: &[u8]) -> Result<Uri, HeadFault> {
+    let odd = HeadFault::Target(ODD_TARGET);
+    let text = std::str::from_utf8(target).map_err(|_| odd)?;
+    if text.contains('#') {
+        return Err(HeadFault::Target("the request target has a fragment"));
+    }
+    let (path, query) = text.split_at(text.find('?').unwrap_or(text.len()));
+    Uri::try_from([path.as_bytes(), &encode_query(query.as_bytes())].concat()).map_err(|_| odd)
+}
+
 fn is_unusual(byte: &u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'#')
 }

@@ -40,7 +40,7 @@ use crate::config::Limits;
 use crate::telemetry::metrics::Metrics;
 pub use certificate::{ClientCertificate, NamedFile, load_pair, read_authorities};
 pub use connection::{Connection, Fate};
-pub use head::{HeadFault, encode_query};
+pub use head::{HeadFault, encode_query, read_target};
 use listener::{Accepted, BACKLOG};
 pub use listener::{Inherited, Listener, Peer};
 pub use stream::Socket;
@@ -102,6 +102,8 @@ enum Message {
 /// How clients of a listener speak.
 #[derive(Default)]
 pub struct Transport {
+    /// What the service knows the listener by.
+    pub name: Arc<str>,
     /// Clear text if there is none.
     pub tls: Option<Arc<Tls>>,
     /// In clear text, whether clients may begin with HTTP/2.

@@ -40,6 +40,7 @@ pub struct Metrics {
     pub config_last_reload_success_time: Gauge,
     pub config_hash: GaugeVec,
     pub access_lines_dropped: IntCounter,
+    pub drain_cut_off: IntCounter,
     pub admin_requests: IntCounterVec,
     pub admin_login_failures: IntCounterVec,
 }
@@ -153,6 +154,10 @@ impl Metrics {
                 "config_hash_info",
                 "Always 1; the label is a checksum of the config in force.",
                 &["crc32"],
+            ),
+            drain_cut_off: make.counter(
+                "drain_cut_off_connections_total",
+                "Connections that drain.deadline cut off.",
             ),
             access_lines_dropped: make.counter(
                 "access_lines_dropped_total",

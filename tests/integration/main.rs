@@ -12,6 +12,7 @@ mod cloud_commands;
 mod cluster;
 mod commands;
 mod credentials;
+mod decision;
 mod durability;
 mod forwarding;
 #[cfg(feature = "e2e")]
