@@ -332,8 +332,12 @@ impl App {
                 None => 0,
             };
             let (forwarding, deciding) = tokio::join!(left(proxy), left(decision));
-            self.metrics.drain_cut_off.inc_by((forwarding + deciding) as u64);
-            finished = forwarding + deciding == 0;
+            let connections = forwarding + deciding;
+            self.metrics.drain_cut_off.inc_by(connections as u64);
+            finished = connections == 0;
+            if !finished {
+                tracing::error!(connections, "drain.deadline has passed; what is left is cut off");
+            }
         }
         if let Some(admin) = &self.admin
             && !admin.drain(ADMIN_DRAIN).await
@@ -610,12 +614,10 @@ impl Entrance {
     /// Lets requests finish until the deadline. How many connections were left then.
     async fn drain(&self, deadline: Duration) -> usize {
         let acceptors = self.acceptors.iter().map(|(_, acceptor)| acceptor);
-        if self.face.drain(acceptors, deadline).await {
-            return 0;
+        match self.face.drain(acceptors, deadline).await {
+            true => 0,
+            false => self.face.connections().max(1),
         }
-        let (face, connections) = (self.name, self.face.connections());
-        tracing::error!(face, connections, "drain.deadline has passed; what is left is cut off");
-        connections.max(1)
     }
 
     async fn end(self) {

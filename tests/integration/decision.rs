@@ -7,6 +7,8 @@ use crate::guard::{Guard, ID, Setup, TENANT, TOKEN, listening, row};
 use crate::http::{Client, Reply};
 
 mod check;
+mod dialects;
+mod life;
 mod table;
 
 use check::Check;
@@ -129,4 +131,23 @@ fn addresses(guard: &Guard) -> Vec<SocketAddr> {
 
 fn faces(guard: &Guard) -> Vec<(Edge, SocketAddr)> {
     Edge::ALL.into_iter().zip(addresses(guard)).collect()
+}
+
+fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}\r\n")
+}
+
+/// A guard with one listener, and where it listens.
+fn alone(edge: Edge, keys: &str) -> (Guard, SocketAddr, Backend) {
+    let backend = Backend::friendly();
+    let setup = with_listeners(Setup::new(backend.address), &listener(edge, keys));
+    let guard = setup.start();
+    let address = addresses(&guard)[0];
+    (guard, address, backend)
+}
+
+impl<'a> Asked<'a> {
+    fn users(headers: &'a str) -> Self {
+        Self { method: "GET", target: "/scim/v2/Users", host: Some("scim.test"), headers }
+    }
 }

@@ -316,3 +316,22 @@ fn serve_can_watch_its_config() {
     guard.replace("proxy.yaml", &setup.routes(&route(new.address, "")).config());
     wait_for("the new route", || guard.get("/Users", TOKEN).text() == "new");
 }
+
+#[test]
+fn whoever_reads_the_metrics_sees_what_a_drain_has_cut_off() {
+    let backend = Backend::start(|_| Act::Silence);
+    let setup = Setup::new(backend.address).proxy("drain: { delay: 0s, deadline: 100ms }");
+    let mut guard = setup.start();
+    let series = "scim_guard_drain_cut_off_connections_total";
+    assert_eq!(guard.metric(series), 0.0, "this is also the scrape that more are expected after");
+    let mut client = guard.client();
+    client.write(
+        format!("GET /scim/v2 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n")
+            .as_bytes(),
+    );
+    wait_for("the request", || backend.seen().len() == 1);
+    guard.signal(Signal::TERM);
+    guard.wait_for_diagnostic("what is left is cut off");
+    assert_eq!(guard.metric(series), 1.0);
+    assert_eq!(guard.wait().code(), Some(3));
+}

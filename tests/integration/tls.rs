@@ -135,7 +135,7 @@ impl TlsClient {
     }
 
     /// What the client sees when there is no connection to be had.
-    fn refusal(&self, address: SocketAddr) -> String {
+    pub fn refusal(&self, address: SocketAddr) -> String {
         let outcome = self.try_connect(address).and_then(|mut client| {
             client.stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")?;
             client.stream.read(&mut [0; 1])
