@@ -23,7 +23,7 @@ use crate::clock::{Clock, Uptime};
 use crate::config::value::{ListenAddress, Span};
 use crate::config::{self, Config, Limits, Source};
 use crate::decision::{self, Decision};
-use crate::ops::Ops;
+use crate::ops::{Ops, Scrapes};
 use crate::proxy::{self, Proxy};
 use crate::server::{Acceptor, Face, Inherited, Listener, Tls, Transport};
 use crate::source::Feed;
@@ -68,14 +68,15 @@ struct Entrance {
     name: &'static str,
     face: Arc<Face>,
     limits: Arc<ArcSwap<Limits>>,
-    /// With the address as configured.
-    acceptors: Vec<(ListenAddress, Acceptor)>,
+    acceptors: Vec<(Name, Acceptor)>,
 }
+
+/// Of a listener: its address as configured, and what else it is known by.
+type Name = (ListenAddress, Arc<str>);
 
 struct OpsFace {
     face: Arc<Face>,
-    /// When the metrics were read last.
-    scrapes: watch::Sender<Option<Uptime>>,
+    scrapes: watch::Sender<Scrapes>,
     acceptor: Acceptor,
 }
 
@@ -201,7 +202,7 @@ impl App {
             let (authority, metrics) = (Arc::clone(&authority), Arc::clone(&metrics));
             let draining = Arc::clone(&draining);
             let (clock, decides) = (clock.clone(), proxy.is_some());
-            let scrapes = watch::Sender::new(None);
+            let scrapes = watch::Sender::default();
             OpsFace::start(Ops { authority, decides, clock, metrics, draining, scrapes }, listener)
         });
         let mut app = Self {
@@ -290,6 +291,7 @@ impl App {
         }
         if let (Some(face), Some(proxy), Some(plan)) = (&mut self.decision, &new.proxy, deciding) {
             let settings = decision::Settings::new(proxy, &new.decision, &new.log);
+            let settings = settings.succeeding(&face.shared.settings.load());
             face.shared.settings.store(Arc::new(settings));
             face.entrance.limits.store(Arc::new(patient(&proxy.limits)));
             face.entrance.change(plan);
@@ -345,22 +347,7 @@ impl App {
             tracing::warn!("the admin API's last requests are cut off");
             finished = false;
         }
-        if !finished && !hurried {
-            self.be_seen().await;
-        }
         finished
-    }
-
-    /// Waits for whoever reads the metrics every few seconds: what was cut off would never be
-    /// known otherwise.
-    async fn be_seen(&self) {
-        let Some(ops) = &self.ops else { return };
-        let mut scrapes = ops.scrapes.subscribe();
-        let last = *scrapes.borrow_and_update();
-        let now = self.clock.uptime();
-        if last.is_some_and(|last| now.since(last) < SCRAPE_PATIENCE) {
-            let _ = tokio::time::timeout(SCRAPE_PATIENCE, scrapes.changed()).await;
-        }
     }
 
     /// Ends all threads and waits until the last line is written.
@@ -382,11 +369,14 @@ impl App {
         if let Some(admin) = self.admin {
             admin.stop().await;
         }
-        if let Some(ops) = self.ops {
-            ops.face.end([ops.acceptor]).await;
-        }
         if self.log_end.recv_timeout(LOG_PATIENCE) == Err(RecvTimeoutError::Timeout) {
             tracing::error!("standard output is not read; the last access lines are lost");
+        }
+        if let Some(ops) = self.ops {
+            if self.metrics.drain_cut_off.get() > 0 {
+                ops.be_seen(&self.clock).await;
+            }
+            ops.face.end([ops.acceptor]).await;
         }
     }
 }
@@ -394,7 +384,7 @@ impl App {
 /// Then clients are told that we know nothing, which is better than no answer.
 const LOAD_PATIENCE: Duration = Duration::from_secs(30);
 const LOAD_PAUSE: Duration = Duration::from_millis(20);
-/// Few look at the metrics more rarely.
+/// For whoever reads the metrics to do so once more.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(15);
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// For what the admin API still answers when we leave.
@@ -440,6 +430,12 @@ fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<proxy::Settings,
 struct Door {
     address: ListenAddress,
     transport: Transport,
+}
+
+impl Door {
+    fn name(&self) -> Name {
+        (self.address.clone(), Arc::clone(&self.transport.name))
+    }
 }
 
 /// All doors, with the files of those that have some read.
@@ -575,7 +571,8 @@ impl Entrance {
     fn open(&mut self, doors: Vec<(Door, Listener)>) {
         for (door, listener) in doors {
             tell_listening(self.name, &listener, door.transport.tls.is_some());
-            self.acceptors.push((door.address, self.face.accept(listener, door.transport)));
+            let name = door.name();
+            self.acceptors.push((name, self.face.accept(listener, door.transport)));
         }
     }
 
@@ -584,7 +581,7 @@ impl Entrance {
         let mut superfluous: Vec<_> = self.acceptors.iter().map(|(it, _)| it.clone()).collect();
         let (mut kept, mut bound) = (Vec::new(), Vec::new());
         for door in doors {
-            match superfluous.iter().position(|it| *it == door.address) {
+            match superfluous.iter().position(|it| *it == door.name()) {
                 Some(place) => {
                     superfluous.remove(place);
                     kept.push(door);
@@ -602,10 +599,10 @@ impl Entrance {
     fn change(&mut self, plan: Plan) {
         let mut known = std::mem::take(&mut self.acceptors);
         for door in plan.kept {
-            let place = known.iter().position(|(address, _)| *address == door.address);
-            let (address, acceptor) = known.remove(place.expect("it is one of them"));
+            let place = known.iter().position(|(name, _)| *name == door.name());
+            let (name, acceptor) = known.remove(place.expect("it is one of them"));
             acceptor.secure(door.transport);
-            self.acceptors.push((address, acceptor));
+            self.acceptors.push((name, acceptor));
         }
         known.into_iter().for_each(|(_, acceptor)| acceptor.stop());
         self.open(plan.bound);
@@ -636,6 +633,19 @@ impl OpsFace {
         let face = Arc::new(face);
         let acceptor = face.accept(listener, Transport::default());
         Self { face, scrapes, acceptor }
+    }
+}
+
+impl OpsFace {
+    /// Waits until the metrics are read once more, if that is soon: what happened at the end would
+    /// never be known otherwise.
+    async fn be_seen(&self, clock: &Clock) {
+        let mut scrapes = self.scrapes.subscribe();
+        let (next, now) = (scrapes.borrow_and_update().next(), clock.uptime());
+        let is_near = |next: Uptime| next.since(now).max(now.since(next)) < SCRAPE_PATIENCE;
+        if next.is_some_and(is_near) {
+            let _ = tokio::time::timeout(SCRAPE_PATIENCE, scrapes.changed()).await;
+        }
     }
 }
 

@@ -27,8 +27,22 @@ pub struct Ops {
     pub metrics: Arc<Metrics>,
     /// Set when we are about to leave.
     pub draining: Arc<AtomicBool>,
-    /// Told when the metrics have been read.
-    pub scrapes: watch::Sender<Option<Uptime>>,
+    pub scrapes: watch::Sender<Scrapes>,
+}
+
+/// When the metrics were read last, and the time before.
+#[derive(Clone, Copy, Default)]
+pub struct Scrapes {
+    last: Option<Uptime>,
+    before: Option<Uptime>,
+}
+
+impl Scrapes {
+    /// When they will be read again, if that can be told.
+    pub fn next(self) -> Option<Uptime> {
+        let (last, before) = self.last.zip(self.before)?;
+        Some(last.plus(last.since(before)))
+    }
 }
 
 impl Ops {
@@ -83,7 +97,8 @@ impl Ops {
             let age = age.map_or(f64::INFINITY, |age| age.as_secs_f64());
             self.metrics.table_age.with_label_values(&[tenant.as_str()]).set(age);
         }
-        self.scrapes.send_replace(Some(self.clock.uptime()));
+        let now = Some(self.clock.uptime());
+        self.scrapes.send_modify(|it| *it = Scrapes { last: now, before: it.last });
         Content::Metrics(self.metrics.render())
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, StatusCode};
 use crate::server::HeadFault;
 
 /// Why a request is not forwarded, or its answer not passed on. The order is the one in which
-/// they are looked for.
+/// they are looked for, but that an address is refused before all else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     FramingInvalid(&'static str),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -74,7 +74,7 @@ struct Desk {
     /// Where answers come in.
     events: mpsc::Sender<Event>,
     /// Who waits for news of which token.
-    asking: HashMap<TokenDigest, Vec<oneshot::Sender<Answer>>>,
+    asking: HashMap<TokenDigest, Vec<Inquiry>>,
     stream: Option<AbortHandle>,
     /// Whether the last report got no answer.
     failing: bool,
@@ -142,16 +142,17 @@ impl Desk {
     }
 
     /// Notes who asks; one question a token goes out.
-    fn admit(&mut self, Inquiry { digest, answer }: Inquiry) -> Option<Event> {
+    fn admit(&mut self, inquiry: Inquiry) -> Option<Event> {
+        let digest = inquiry.digest;
         if let Some(waiting) = self.asking.get_mut(&digest) {
-            waiting.push(answer);
+            waiting.push(inquiry);
             return None;
         }
         if self.asking.len() >= FLIGHTS_MAX {
             // Whoever asked is told by the channel's end.
             return None;
         }
-        self.asking.insert(digest, vec![answer]);
+        self.asking.insert(digest, vec![inquiry]);
         Some(Event::Wanted(digest))
     }
 
@@ -181,9 +182,13 @@ impl Desk {
                 }
             }
             Ask::Answer(digest, answer) => {
-                for waiting in self.asking.remove(&digest).unwrap_or_default() {
+                let inquiries = self.asking.remove(&digest).unwrap_or_default();
+                if let Some(first) = inquiries.first().filter(|_| answer == Answer::Unknown) {
+                    self.follower.applier().authority().note_unknown(first);
+                }
+                for inquiry in inquiries {
                     // A client that has gone away waits no more.
-                    let _ = waiting.send(answer);
+                    let _ = inquiry.answer.send(answer);
                 }
             }
         }

@@ -125,6 +125,9 @@ impl TenantState {
 pub struct Inquiry {
     pub digest: TokenDigest,
     pub answer: oneshot::Sender<Answer>,
+    /// When it was begun.
+    epoch: Epoch,
+    at: Uptime,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -345,6 +348,12 @@ impl Authority {
 
     /// The answer about what is in no table: no, if we can be sure of it. `tenant` is that of the
     /// route, if there is one.
+    /// The source does not know this token. Kept also if nobody waits for the answer any more.
+    fn note_unknown(&self, inquiry: &Inquiry) {
+        let Inquiry { digest, epoch, at, .. } = *inquiry;
+        self.unknown.insert(digest, Denial { epoch, at });
+    }
+
     pub fn unknown(&self, tenant: Option<&str>, now: &Now) -> Result<Judgement, Unavailable> {
         let confirmed = self.confirmed.load();
         let Some(confirmed) = confirmed.as_ref() else { return Err(Unavailable::Unloaded) };
@@ -434,13 +443,10 @@ impl Seat {
         let asks = self.authority.asks.get().ok_or(Unavailable::Unasked)?;
         let epoch = self.authority.epoch(digest);
         let (answer, answered) = oneshot::channel();
-        asks.try_send(Inquiry { digest: *digest, answer }).map_err(|_| Unavailable::Unasked)?;
+        let inquiry = Inquiry { digest: *digest, answer, epoch, at: now.boot };
+        asks.try_send(inquiry).map_err(|_| Unavailable::Unasked)?;
         match tokio::time::timeout(ASK_TIME, answered).await {
-            Ok(Ok(Answer::Known)) => Ok(()),
-            Ok(Ok(Answer::Unknown)) => {
-                self.authority.unknown.insert(*digest, Denial { epoch, at: now.boot });
-                Ok(())
-            }
+            Ok(Ok(Answer::Known | Answer::Unknown)) => Ok(()),
             _ => Err(Unavailable::Unasked),
         }
     }

@@ -12,6 +12,7 @@ use super::{
     Admin, Alibaba, Config, Credentials, Edge, Limits, Proxy, Role, Route, Source, Tencent,
     Upstream,
 };
+use crate::credential::TenantId;
 use crate::credential::feed::History;
 
 /// All faults, without lines.
@@ -129,6 +130,16 @@ fn check_decision(config: &Config, faults: &mut Faults) {
             prefix.is_some_and(|prefix| prefix.tenants() > 0),
             format!("{place}.prefix"),
             "has {tenant}, which belongs into a route's path",
+        );
+        let known = |tenant: &TenantId| {
+            let routes = config.proxy.iter().flat_map(|proxy| &proxy.routes);
+            let mut tenants = routes.map(|route| &route.tenant);
+            tenants.any(|it| *it == RouteTenant::ByPath || *it == RouteTenant::One(tenant.clone()))
+        };
+        faults.add_if(
+            listener.tenant.as_ref().is_some_and(|tenant| !known(&tenant.0)),
+            format!("{place}.tenant"),
+            "has no route, so nothing could be allowed here: add one, or name another tenant",
         );
         for (network, entry) in listener.allow_from.iter().enumerate() {
             faults.add_if(

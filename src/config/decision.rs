@@ -9,7 +9,8 @@ use super::tls::Tls;
 use super::value::{ListenAddress, Network, RoutePath, TenantName};
 
 /// Where another proxy asks whether a request may pass. It sees live tokens, so let nobody else
-/// connect. The routes of the section `proxy` are its routes too.
+/// connect. It must set every header that its kind of edge tells the original request by, also
+/// the host's, or its clients could choose them. The routes of the section `proxy` count here too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Decision {
@@ -48,8 +49,11 @@ impl Decision {
     /// What the listener is known by while we run, so that its connections keep their terms when a
     /// reload moves it within the list. `index` tells those apart whose ports the system chooses.
     pub fn name(&self, index: usize) -> String {
-        let address = &self.address;
-        if address.has_port_0() { format!("{address} ({index})") } else { address.to_string() }
+        let (address, edge) = (&self.address, self.edge);
+        match address.has_port_0() {
+            true => format!("{address} ({index}, {edge:?})"),
+            false => address.to_string(),
+        }
     }
 
     /// Whether clients may begin with HTTP/2 in clear text.

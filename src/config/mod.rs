@@ -36,7 +36,7 @@ use yaml::{Fault, Node};
 pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
-    /// Listeners that answer other proxies, by the routes above.
+    /// Listeners that answer other proxies, by the routes of `proxy`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub decision: Vec<Decision>,
     pub credentials: Credentials,

@@ -4,9 +4,9 @@
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Response, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Response, Uri};
 
-use super::removed;
+use super::Answer;
 use crate::refusal::Refusal;
 
 /// What the prefix is if the config says nothing.
@@ -24,11 +24,14 @@ pub fn original(mut question: Parts, prefix: &str) -> Result<Parts, Refusal> {
     Ok(question)
 }
 
-pub fn word(mut response: Response<Bytes>) -> Response<Bytes> {
-    if let Some(names) = removed(&response).filter(|_| response.status() == StatusCode::OK) {
-        response.headers_mut().insert(REMOVE, HeaderValue::from_static(names));
+pub fn word(answer: Answer) -> Response<Bytes> {
+    let removes = matches!(&answer, Answer::Allowed(allowed) if !allowed.keeps_authorization);
+    let mut response = answer.into_response();
+    if removes {
+        response.headers_mut().insert(REMOVED, HeaderValue::from_static("authorization"));
     }
     response
 }
 
-const REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
+/// What Envoy is to take away from the request that it forwards.
+const REMOVED: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");

@@ -6,7 +6,6 @@ mod wire;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
@@ -16,36 +15,46 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Status};
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_prost::ProstCodec;
 
-use super::{Asker, removed};
+use super::{Allowed, Answer, Body, Terms};
 use crate::identity::is_identity;
 use crate::record::single;
 use crate::refusal::Refusal;
 use crate::server::read_target;
-use wire::{CheckRequest, CheckResponse, HttpRequest};
+use wire::{
+    CheckRequest, CheckResponse, Header, HealthCheckRequest, HealthCheckResponse, HttpRequest,
+};
 
-pub async fn serve(asker: Asker<'_>, request: Request<Incoming>) -> Response<super::Body> {
-    let (parts, body) = request.into_parts();
+pub async fn serve(terms: Terms<'_>, request: Request<Incoming>) -> Response<Body> {
+    let (question, body) = request.into_parts();
+    let misplaced = match terms.listener.lets_ask(terms.client) {
+        true => misplaced(&question),
+        false => Some(StatusCode::FORBIDDEN),
+    };
     // gRPC's own errors come with 200, which other edges would take for a permit.
-    if let Some(status) = misplaced(&parts) {
-        asker.client.discard(body);
+    if let Some(status) = misplaced {
+        terms.client.discard(body);
         let mut response = Response::new(Either::Left(Full::default()));
         *response.status_mut() = status;
         return response;
     }
-    let is_check = parts.uri.path() == CHECK;
-    let request = Request::from_parts(parts, body);
+    let is_check = question.uri.path() == CHECK;
+    let request = Request::from_parts(question, body);
+    // A client's head is within these limits, and protobuf adds a few bytes a header.
+    let bytes = 2 * terms.settings.header_bytes as usize;
     let answered = async {
         match is_check {
-            true => grpc(ProstCodec::default()).unary(Check(asker), request).await,
-            false => grpc(ProstCodec::default()).unary(Health(asker), request).await,
+            true => {
+                let mut grpc = Grpc::new(ProstCodec::default());
+                grpc = grpc.apply_max_message_size_config(Some(bytes), None);
+                grpc.unary(Check(terms), request).await
+            }
+            false => Grpc::new(ProstCodec::default()).unary(Health(terms), request).await,
         }
     };
-    let timer = asker.client.timers().timer();
-    let answered = timer.limit(QUESTION_TIME, answered).await;
+    let timer = terms.client.timers().timer();
+    let answered = timer.limit(terms.settings.header_timeout, answered).await;
     let late = || Status::deadline_exceeded("the question is too slow").into_http();
     answered.unwrap_or_else(|_| late()).map(Either::Right)
 }
@@ -62,84 +71,69 @@ fn misplaced(question: &Parts) -> Option<StatusCode> {
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
-/// For a question to arrive whole.
-const QUESTION_TIME: Duration = Duration::from_secs(10);
-
-fn grpc<C: tonic::codec::Codec>(codec: C) -> Grpc<C> {
-    Grpc::new(codec).apply_max_message_size_config(Some(QUESTION_BYTES), None)
-}
-
-/// Envoy takes 60 KiB of headers unless told otherwise, and sends no body unless told to.
-const QUESTION_BYTES: usize = 1 << 20;
-
 type Answered<'a, T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, Status>> + 'a>>;
 
-struct Check<'a>(Asker<'a>);
+struct Check<'a>(Terms<'a>);
 
 impl<'a> UnaryService<CheckRequest> for Check<'a> {
     type Response = CheckResponse;
     type Future = Answered<'a, CheckResponse>;
 
     fn call(&mut self, request: tonic::Request<CheckRequest>) -> Self::Future {
-        let asker = self.0;
+        let terms = self.0;
         Box::pin(async move {
             let question = request.into_inner().into_http().unwrap_or_default();
-            let (original, fault) = original(&question);
-            let read = |original| fault.map_or(Ok(original), Err);
-            let response = asker.answer(original, read).await;
-            Ok(tonic::Response::new(word(&response, &question)))
+            let (mut original, ()) = Request::new(()).into_parts();
+            let fault = read(&question, &mut original).err();
+            // As far as it could be read, so that a line can tell of it.
+            let forged = forged(&original);
+            let answer = terms.answer(original, |it| fault.map_or(Ok(it), Err)).await;
+            Ok(tonic::Response::new(word(answer, forged)))
         })
     }
 }
 
-struct Health<'a>(Asker<'a>);
+struct Health<'a>(Terms<'a>);
 
 impl<'a> UnaryService<HealthCheckRequest> for Health<'a> {
     type Response = HealthCheckResponse;
     type Future = Answered<'a, HealthCheckResponse>;
 
     fn call(&mut self, request: tonic::Request<HealthCheckRequest>) -> Self::Future {
-        let draining = self.0.face.shared.draining.load(Ordering::Relaxed);
-        let status = if draining { ServingStatus::NotServing } else { ServingStatus::Serving };
+        let serving = !self.0.face.shared.draining.load(Ordering::Relaxed);
         let answer = match request.get_ref().service.as_str() {
-            "" | "envoy.service.auth.v3.Authorization" => {
-                Ok(HealthCheckResponse { status: status.into() })
-            }
+            "" | "envoy.service.auth.v3.Authorization" => Ok(HealthCheckResponse::new(serving)),
             _ => Err(Status::not_found("there is no such service here")),
         };
         Box::pin(std::future::ready(answer.map(tonic::Response::new)))
     }
 }
 
-/// The original request as far as it can be read, and what is wrong with it.
-fn original(question: &HttpRequest) -> (Parts, Option<Refusal>) {
-    let (mut original, ()) = Request::new(()).into_parts();
-    original.version = Version::HTTP_10; // Which alone knows requests without a host.
-    let fault = read(question, &mut original).err();
-    (original, fault)
-}
-
 fn read(question: &HttpRequest, original: &mut Parts) -> Result<(), Refusal> {
     let malformed = Refusal::FramingInvalid;
-    for (name, value) in question.headers() {
-        // Envoy's own words for what stands beside the headers, too.
-        let told = match name {
-            ":method" => Some(&question.method),
-            ":path" => Some(&question.path),
-            ":authority" | "host" => Some(&question.host),
-            _ if name.starts_with(':') => continue,
-            _ => None,
-        };
-        match told {
-            Some(told) if told.as_bytes() == value => {}
-            Some(_) => return Err(malformed("the question contradicts itself")),
-            None => {
+    original.version = Version::HTTP_10; // Which alone knows requests without a host.
+    if question.headers().count() > HEADERS_MAX {
+        return Err(Refusal::HeadTooLarge("there are too many header fields"));
+    }
+    let mut agrees = true;
+    for header in question.headers() {
+        let value = header.value().ok_or(malformed("a header is told in two ways"))?;
+        // What stands beside the headers is told among them too.
+        match header.key.to_ascii_lowercase().as_str() {
+            ":method" => agrees &= value == question.method.as_bytes(),
+            ":path" => agrees &= value == question.path.as_bytes(),
+            ":authority" | "host" => agrees &= value == question.host.as_bytes(),
+            name if name.starts_with(':') => {}
+            name => {
                 let name = HeaderName::from_bytes(name.as_bytes());
                 let header = name.ok().zip(HeaderValue::from_bytes(value).ok());
                 let (name, value) = header.ok_or(malformed("a header is malformed"))?;
                 original.headers.append(name, value);
             }
         }
+    }
+    if !agrees {
+        return Err(malformed("the question contradicts itself"));
     }
     if !question.host.is_empty() {
         let host = HeaderValue::from_str(&question.host);
@@ -153,24 +147,42 @@ fn read(question: &HttpRequest, original: &mut Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn word(response: &Response<Bytes>, question: &HttpRequest) -> CheckResponse {
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let headers = response.headers().iter();
-    let headers = headers.map(|(name, value)| (name.as_str().to_owned(), text(value)));
+/// As many as over HTTP/1.
+const HEADERS_MAX: usize = 100;
+
+/// What the client sent that a backend could take for a header of ours.
+fn forged(original: &Parts) -> Vec<String> {
+    let names = original.headers.keys().map(HeaderName::as_str);
+    names.filter(|name| is_identity(name)).map(str::to_owned).collect()
+}
+
+fn word(answer: Answer, forged: Vec<String>) -> CheckResponse {
+    match answer {
+        Answer::Allowed(Allowed { identity, keeps_authorization }) => {
+            let ours = |name: &String| identity.iter().any(|(known, _)| known == name.as_str());
+            let mut removed = forged;
+            removed.retain(|name| !ours(name));
+            removed.extend((!keeps_authorization).then(|| "authorization".to_owned()));
+            CheckResponse::allowed(
+                identity.iter().map(|(name, value)| header(name, value)),
+                removed,
+            )
+        }
+        Answer::Refused(response) => refused(&response),
+    }
+}
+
+fn refused(response: &Response<Bytes>) -> CheckResponse {
     let code = match response.status() {
-        StatusCode::OK => return CheckResponse::allowed(headers, taken_away(response, question)),
         StatusCode::UNAUTHORIZED => Code::Unauthenticated,
         StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
         _ => Code::PermissionDenied,
     };
+    let headers = response.headers().iter().map(|(name, value)| header(name, value));
     CheckResponse::denied(code, response.status().as_u16(), headers, response.body())
 }
 
-/// The token, and whatever a backend could take for a header of ours.
-fn taken_away(response: &Response<Bytes>, question: &HttpRequest) -> Vec<String> {
-    let is_ours = |name: &&str| is_identity(name) && !response.headers().contains_key(*name);
-    let forged = question.headers().map(|(name, _)| name).filter(is_ours);
-    let mut names: Vec<String> = forged.map(str::to_owned).collect();
-    names.extend(removed(response).map(str::to_owned));
-    names
+fn header(name: &HeaderName, value: &HeaderValue) -> Header {
+    let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+    Header { key: name.as_str().to_owned(), value, raw_value: Vec::new() }
 }

@@ -1,7 +1,7 @@
 //! The face that answers other proxies: whether a request of theirs may pass, and whose it is.
 //! Each listener speaks one edge's dialect, which the config fixes and nothing in a request can
 //! change. A dialect turns the question into the original request; from there on it is decided as
-//! in the proxy, and the dialect words the answer. No body is read and nothing is forwarded here.
+//! in the proxy, and the dialect words the answer. Nothing is forwarded here, and no body counts.
 
 mod extauthz;
 mod grpc;
@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, EXPECT};
+use http::header::{CACHE_CONTROL, HeaderName};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::config::value::{Authorization, Network};
 use crate::config::{self, Edge, LogPath};
 use crate::credential::TenantId;
-use crate::gate::{Gate, Permit, Refused};
+use crate::gate::{Gate, Refused};
 use crate::identity;
 use crate::record::{Record, Recorder, TRACEPARENT, Trace, single};
 use crate::refusal::{REQUEST_ID, Refusal};
@@ -43,9 +43,13 @@ pub struct Settings {
     /// By the routes' index: whether the backend is to see the client's `Authorization`.
     keeps_authorization: Vec<bool>,
     /// By the name that the server has for a listener.
-    listeners: HashMap<String, Listener>,
+    listeners: HashMap<String, Arc<Listener>>,
+    /// Those that a reload has closed, for the connections that are left of them.
+    closed: HashMap<String, Arc<Listener>>,
     /// How paths are logged; `None` if there is no access log.
     access: Option<LogPath>,
+    header_bytes: u64,
+    header_timeout: Duration,
 }
 
 struct Listener {
@@ -68,13 +72,24 @@ impl Settings {
             upstream.is_some_and(|upstream| upstream.authorization == Authorization::Keep)
         };
         let listeners = decision.iter().enumerate();
-        let listeners = listeners.map(|(index, it)| (it.name(index), Listener::new(it)));
+        let listeners = listeners.map(|(index, it)| (it.name(index), Arc::new(Listener::new(it))));
         Self {
             routes: Routes::new(&proxy.routes),
             keeps_authorization: proxy.routes.iter().map(keeps).collect(),
             listeners: listeners.collect(),
+            closed: HashMap::new(),
             access: log.access.then_some(log.path),
+            header_bytes: proxy.limits.header_bytes.0,
+            header_timeout: proxy.limits.header_timeout.0,
         }
+    }
+
+    /// Itself, in the place of these: what they listened to is closed where it is not named now.
+    pub fn succeeding(mut self, before: &Self) -> Self {
+        let known = before.closed.iter().chain(&before.listeners);
+        let left = known.filter(|(name, _)| !self.listeners.contains_key(*name));
+        self.closed = left.map(|(name, it)| (name.clone(), Arc::clone(it))).collect();
+        self
     }
 }
 
@@ -122,32 +137,44 @@ pub struct Decision {
     recorder: Rc<Recorder>,
 }
 
-/// Where a question came from, and by which terms it is answered.
+/// What a question is answered by.
 #[derive(Clone, Copy)]
-struct Asker<'a> {
+struct Terms<'a> {
     face: &'a Decision,
     settings: &'a Settings,
     listener: &'a Listener,
     client: &'a Connection,
 }
 
-impl Asker<'_> {
-    /// Answers a question, which the dialect reads as the original request. With a status of 200
-    /// the request may pass, and with no other one.
+/// A decision, before a dialect words it.
+enum Answer {
+    Allowed(Allowed),
+    Refused(Response<Bytes>),
+}
+
+struct Allowed {
+    /// Every header that the backend trusts, so that none of the client's own is left in its place.
+    identity: [(HeaderName, HeaderValue); 3],
+    /// Whether the backend is to see the client's `Authorization`.
+    keeps_authorization: bool,
+}
+
+impl Terms<'_> {
+    /// Answers a question, which the dialect reads as the original request.
     async fn answer(
         &self,
         question: Parts,
         read: impl FnOnce(Parts) -> Result<Parts, Refusal>,
-    ) -> Response<Bytes> {
+    ) -> Answer {
         let mut record = self.face.record(&question, self.client, self.settings.access);
         match self.decide(question, read, &mut record).await {
-            Ok(response) => {
-                record.allowed(response.status());
-                response
+            Ok(allowed) => {
+                record.allowed(StatusCode::OK);
+                Answer::Allowed(allowed)
             }
             Err(refused) => {
                 record.refused(&refused);
-                refused.refusal.response(&record.request_id)
+                Answer::Refused(refused.refusal.response(&record.request_id))
             }
         }
     }
@@ -157,7 +184,7 @@ impl Asker<'_> {
         question: Parts,
         read: impl FnOnce(Parts) -> Result<Parts, Refusal>,
         record: &mut Record,
-    ) -> Result<Response<Bytes>, Refused> {
+    ) -> Result<Allowed, Refused> {
         if !self.listener.lets_ask(self.client) {
             return Err(Refusal::AddressRefused.into());
         }
@@ -179,38 +206,60 @@ impl Asker<'_> {
         let permit = admitted.map_err(|_| Refusal::UndecidedLookup)??;
         record.decided(permit.credential());
         let place = place.as_ref().expect("the gate permits nothing without a place");
-        Ok(self.allowed(&permit, place, &record.request_id))
+        let id = permit.credential().map_or(ANONYMOUS, |credential| credential.id.as_str());
+        let value = |text| HeaderValue::from_str(text).expect("ids have letters, digits and . _ -");
+        Ok(Allowed {
+            identity: [
+                (HeaderName::from_static(identity::CREDENTIAL_ID), value(id)),
+                (HeaderName::from_static(identity::TENANT), value(place.tenant.name)),
+                (REQUEST_ID, value(&record.request_id)),
+            ],
+            keeps_authorization: self.settings.keeps_authorization[place.route.index],
+        })
     }
 
-    /// Every identity header, so that none of the client's own is left in its place.
-    fn allowed(&self, permit: &Permit, place: &Place<'_>, request_id: &str) -> Response<Bytes> {
-        let id = permit.credential().map_or(ANONYMOUS, |credential| credential.id.as_str());
-        let mut response = Response::new(Bytes::new());
-        let headers = response.headers_mut();
-        let value = |text| HeaderValue::from_str(text).expect("ids have letters, digits and . _ -");
-        headers.insert(identity::CREDENTIAL_ID, value(id));
-        headers.insert(identity::TENANT, value(place.tenant.name));
-        headers.insert(REQUEST_ID, value(request_id));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.settings.keeps_authorization[place.route.index] {
-            response.extensions_mut().insert(KeepsAuthorization);
+    /// Answers in a dialect of HTTP.
+    async fn http(&self, question: Request<Incoming>) -> Response<Body> {
+        let (question, body) = question.into_parts();
+        let mut response = match &self.listener.dialect {
+            Dialect::Subrequest(family, profile) => {
+                let answer = self.answer(question, |it| family.original(it)).await;
+                profile.word(answer.into_response())
+            }
+            Dialect::ExtAuthz(prefix) => {
+                let answer = self.answer(question, |it| extauthz::original(it, prefix)).await;
+                extauthz::word(answer)
+            }
+            Dialect::Grpc => return grpc::serve(*self, Request::from_parts(question, body)).await,
+        };
+        // An edge that announces its client's body and keeps it to itself would have its next
+        // question taken for that body.
+        if !body.is_end_stream() {
+            self.client.end_after(response.headers_mut());
+            self.client.discard(body);
         }
-        response
+        response.map(whole)
+    }
+}
+
+impl Answer {
+    /// With exactly 200 a request may pass, and with nothing else.
+    fn into_response(self) -> Response<Bytes> {
+        match self {
+            Self::Allowed(allowed) => {
+                let mut response = Response::new(Bytes::new());
+                *response.headers_mut() = HeaderMap::from_iter(allowed.identity);
+                let never = HeaderValue::from_static("no-store");
+                response.headers_mut().insert(CACHE_CONTROL, never);
+                response
+            }
+            Self::Refused(response) => response,
+        }
     }
 }
 
 /// Who reads a path that is open to all. No credential can have this id.
 const ANONYMOUS: &str = "(anonymous)";
-
-/// An answer after which the backend is to see the client's `Authorization`.
-#[derive(Clone)]
-struct KeepsAuthorization;
-
-/// The headers that the edge is to take away from what it forwards.
-fn removed(response: &Response<Bytes>) -> Option<&'static str> {
-    let keeps = response.extensions().get::<KeepsAuthorization>().is_some();
-    (!keeps).then_some(AUTHORIZATION.as_str())
-}
 
 /// Edges give up after a second, some after 200 ms, and lose what we would have said.
 const PATIENCE: Duration = Duration::from_millis(150);
@@ -234,7 +283,7 @@ impl Decision {
         Record::open(&self.recorder, question, trace, client, logged)
     }
 
-    /// Refuses what cannot be asked: there is no such listener any more, or no proper request.
+    /// Refuses what is no question.
     fn turn_away(
         &self,
         refusal: Refusal,
@@ -258,37 +307,16 @@ impl Service for Decision {
 
     async fn call(&self, request: Request<Incoming>, client: &Connection) -> Response<Body> {
         let settings = &*self.shared.settings.load_full();
-        let Some(listener) = settings.listeners.get(&*client.listener) else {
-            // A reload has closed it, and left its connections to their owners.
-            let (question, _) = request.into_parts();
-            let refusal = Refusal::AddressRefused;
-            let mut response = self.turn_away(refusal, &question, client, settings);
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            return response.map(whole);
-        };
-        let asker = Asker { face: self, settings, listener, client };
-        if let Dialect::Grpc = listener.dialect {
-            return grpc::serve(asker, request).await;
+        let open = settings.listeners.get(&*client.listener);
+        let listener = open.or_else(|| settings.closed.get(&*client.listener));
+        let listener = listener.expect("a connection came by a listener that there is or was");
+        let terms = Terms { face: self, settings, listener, client };
+        let lasting = open.is_some() && listener.lets_ask(client);
+        let mut response = terms.http(request).await;
+        if !lasting {
+            client.end_after(response.headers_mut());
         }
-        let (question, body) = request.into_parts();
-        let waits = !body.is_end_stream() && question.headers.contains_key(EXPECT);
-        let mut response = match &listener.dialect {
-            Dialect::Subrequest(family, profile) => {
-                profile.word(asker.answer(question, |it| family.original(it)).await)
-            }
-            Dialect::ExtAuthz(prefix) => {
-                let original = |it| extauthz::original(it, prefix);
-                extauthz::word(asker.answer(question, original).await)
-            }
-            Dialect::Grpc => unreachable!("served above"),
-        };
-        if waits {
-            // Whether a body follows is not known, and so neither is where the next one begins.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        } else {
-            client.discard(body);
-        }
-        response.map(whole)
+        response
     }
 
     fn refuse(

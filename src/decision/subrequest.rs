@@ -4,17 +4,17 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
-use crate::record::single;
 use crate::refusal::Refusal;
 use crate::server::read_target;
 
-/// The headers of one kind of edge. Others may come from its client and are not looked at.
+/// The headers of one kind of edge, which must set each of them itself. Others may come from its
+/// client and are not looked at.
 pub struct Family {
     method: HeaderName,
     target: HeaderName,
-    /// None if the target names it.
+    /// None if the target is a whole URL.
     host: Option<HeaderName>,
 }
 
@@ -40,22 +40,22 @@ impl Family {
     /// The original request, with the question's other headers: they are the client's.
     pub fn original(&self, mut question: Parts) -> Result<Parts, Refusal> {
         let headers = &question.headers;
-        let method = single(headers, &self.method).and_then(|text| text.parse::<Method>().ok());
-        let method = method.ok_or(Refusal::FramingInvalid(NO_METHOD))?;
-        let target = single(headers, &self.target).ok_or(Refusal::FramingInvalid(NO_TARGET))?;
-        let uri = read_target(target.as_bytes())?;
-        let host = match (&self.host, uri.authority()) {
-            (Some(name), _) => match single(headers, name) {
-                None if headers.contains_key(name) => {
-                    return Err(Refusal::FramingInvalid(NO_HOST));
-                }
-                host => host,
-            },
-            (None, Some(authority)) => Some(authority.as_str()),
-            (None, None) => return Err(Refusal::FramingInvalid(NO_URL)),
+        let malformed = Refusal::FramingInvalid;
+        let method = once(headers, &self.method).and_then(|it| Method::from_bytes(it).ok());
+        let method = method.ok_or(malformed(NO_METHOD))?;
+        let target = once(headers, &self.target).ok_or(malformed(NO_TARGET))?;
+        let (host, target) = match &self.host {
+            None => {
+                let (host, target) = split_url(target).ok_or(malformed(NO_URL))?;
+                (Some(host), target)
+            }
+            Some(name) if headers.contains_key(name) => {
+                (Some(once(headers, name).ok_or(malformed(NO_HOST))?), target)
+            }
+            Some(_) => (None, target),
         };
-        let host = host.map(HeaderValue::from_str).transpose();
-        let host = host.map_err(|_| Refusal::FramingInvalid(NO_HOST))?;
+        let uri = read_target(target)?;
+        let host = host.map(HeaderValue::from_bytes).transpose().map_err(|_| malformed(NO_HOST))?;
         // Only the oldest version knows requests without a host.
         question.version = if host.is_some() { Version::HTTP_11 } else { Version::HTTP_10 };
         question.headers.remove(HOST);
@@ -65,9 +65,22 @@ impl Family {
     }
 }
 
+/// A header that is there once.
+fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
+}
+
+/// Host and target of a URL that nginx has put together of its client's words: whatever stands
+/// before the first slash is the host, and must be one.
+fn split_url(url: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = url.strip_prefix(b"https://").or_else(|| url.strip_prefix(b"http://"))?;
+    rest.iter().position(|byte| *byte == b'/').map(|end| rest.split_at(end))
+}
+
 const NO_METHOD: &str = "the original request's method is not told once and well-formed";
-const NO_TARGET: &str = "the original request's target is not told once and well-formed";
-const NO_HOST: &str = "the original request's host is told more than once or malformed";
+const NO_TARGET: &str = "the original request's target is not told once";
+const NO_HOST: &str = "the original request's host is not told once and well-formed";
 const NO_URL: &str = "the original request's URL is not a whole one";
 
 /// What an edge can pass on to its client.

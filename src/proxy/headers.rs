@@ -1,5 +1,5 @@
-//! Which headers pass, and which we set. Identity headers are removed and set here and nowhere
-//! else.
+//! Which headers pass to the backend, and which we set. What we forward gets its identity headers
+//! here and nowhere else.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

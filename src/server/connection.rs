@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -34,6 +36,8 @@ pub struct Connection {
     client: Option<Arc<ClientCertificate>>,
     timers: Timers,
     fate: Fate,
+    /// Whether the answers under way are the last.
+    ending: Rc<Cell<bool>>,
     /// None over HTTP/2.
     http1: Option<Rc<State>>,
 }
@@ -58,12 +62,24 @@ impl Connection {
         Rc::clone(&self.fate)
     }
 
+    /// Has the connection end with the answer that has these headers.
+    pub fn end_after(&self, headers: &mut HeaderMap) {
+        match self.http1 {
+            Some(_) => drop(headers.insert(CONNECTION, HeaderValue::from_static("close"))),
+            None => self.ending.set(true),
+        }
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.get()
+    }
+
     /// The same connection, as one of its HTTP/2 streams knows it.
     pub(super) fn of_stream(&self, fate: Fate) -> Self {
         let (peer, tls, client) = (self.peer, self.tls, self.client.clone());
         let (address, timers) = (self.address.clone(), self.timers.clone());
-        let listener = Arc::clone(&self.listener);
-        Self { peer, address, listener, tls, client, timers, fate, http1: None }
+        let (listener, ending) = (Arc::clone(&self.listener), Rc::clone(&self.ending));
+        Self { peer, address, listener, ending, tls, client, timers, fate, http1: None }
     }
 
     /// The query of the request that has just begun as it was received, if that differs from what
@@ -205,6 +221,7 @@ async fn run<S: Service>(
         client: client.map(Arc::new),
         timers: scope.timers.clone(),
         fate: state.fate(),
+        ending: Rc::default(),
         http1: (!http2).then(|| Rc::clone(state)),
     });
     if http2 {

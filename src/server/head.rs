@@ -183,11 +183,14 @@ fn rewrite(head: &[u8], method: &str, target: &str) -> Result<Option<Rewritten>,
     Ok(Some(Rewritten { head, query: query.as_bytes().to_vec() }))
 }
 
-/// A request target that does not come by a request line, read as strictly. What the parser does
-/// not take of its query is encoded.
+/// A request target that does not come by a request line. What the parser does not take of its
+/// query is encoded.
 pub fn read_target(target: &[u8]) -> Result<Uri, HeadFault> {
     let odd = HeadFault::Target(ODD_TARGET);
     let text = std::str::from_utf8(target).map_err(|_| odd)?;
+    if text.contains(|letter: char| letter.is_ascii_control()) {
+        return Err(odd);
+    }
     if text.contains('#') {
         return Err(HeadFault::Target("the request target has a fragment"));
     }

@@ -61,7 +61,7 @@ pub async fn run<S: Service>(
     let mut leaving = false;
     let mut idle = Idle { since: streams.timers.coarse_millis(), begun: false };
     poll_fn(|context| {
-        if !leaving && drain.as_mut().poll(context).is_ready() {
+        if !leaving && (connection.is_ending() || drain.as_mut().poll(context).is_ready()) {
             leaving = true;
             http.as_mut().graceful_shutdown();
         }

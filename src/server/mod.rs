@@ -120,7 +120,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Meets connections from now on with this TLS, or in clear text.
+    /// Meets connections from now on by these terms.
     pub fn secure(&self, transport: Transport) {
         self.transport.store(Arc::new(transport));
     }
@@ -365,7 +365,11 @@ fn run_worker<S: Service>(
                         drop(ticket);
                     });
                 }
-                Message::Round(done) => drop(done.send(())),
+                // Behind the connections that have an answer to write.
+                Message::Round(done) => drop(tokio::task::spawn_local(async move {
+                    tokio::task::yield_now().await;
+                    let _ = done.send(());
+                })),
                 Message::Leave => scope.leaving.set(true),
                 Message::Drain => {
                     scope.leaving.set(true);

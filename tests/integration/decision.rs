@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::backend::Backend;
-use crate::guard::{Guard, ID, Setup, TENANT, TOKEN, listening, row};
+use crate::guard::{Guard, ID, Setup, TENANT, TOKEN, listening, row, wait_for};
 use crate::http::{Client, Reply};
 
 mod check;
@@ -124,13 +124,18 @@ fn listener(edge: Edge, keys: &str) -> String {
     format!("  - {{ address: '127.0.0.1:0', edge: {}{keys} }}\n", edge.name())
 }
 
-/// Where they listen, in the order of the config.
-fn addresses(guard: &Guard) -> Vec<SocketAddr> {
-    listening(&guard.diagnostics(), "decision")
+/// Where so many listeners are, in the order of the config.
+fn addresses(guard: &Guard, number: usize) -> Vec<SocketAddr> {
+    let mut found = Vec::new();
+    wait_for("the listeners", || {
+        found = listening(&guard.diagnostics(), "decision");
+        found.len() == number
+    });
+    found
 }
 
 fn faces(guard: &Guard) -> Vec<(Edge, SocketAddr)> {
-    Edge::ALL.into_iter().zip(addresses(guard)).collect()
+    Edge::ALL.into_iter().zip(addresses(guard, Edge::ALL.len())).collect()
 }
 
 fn bearer(token: &str) -> String {
@@ -142,7 +147,7 @@ fn alone(edge: Edge, keys: &str) -> (Guard, SocketAddr, Backend) {
     let backend = Backend::friendly();
     let setup = with_listeners(Setup::new(backend.address), &listener(edge, keys));
     let guard = setup.start();
-    let address = addresses(&guard)[0];
+    let address = addresses(&guard, 1)[0];
     (guard, address, backend)
 }
 

@@ -1,5 +1,5 @@
-//! The messages of `envoy/service/auth/v3`, with the fields that we read and write. Fields that
-//! are not named here are skipped, as protobuf wants it.
+//! The messages of `envoy/service/auth/v3` and of `grpc/health/v1`, with the fields that we read
+//! and write. Fields that are not named here are skipped, as protobuf wants it.
 
 use prost::Message;
 use tonic::Code;
@@ -33,7 +33,7 @@ pub struct HttpRequest {
     pub method: String,
     /// A map in the definition, which is this on the wire; so a name that comes twice shows.
     #[prost(message, repeated, tag = "3")]
-    headers: Vec<HeaderValue>,
+    headers: Vec<Header>,
     /// With the query.
     #[prost(string, tag = "4")]
     pub path: String,
@@ -48,18 +48,28 @@ pub struct HttpRequest {
 #[prost(skip_debug)]
 struct HeaderMap {
     #[prost(message, repeated, tag = "1")]
-    headers: Vec<HeaderValue>,
+    headers: Vec<Header>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 #[prost(skip_debug)]
-struct HeaderValue {
+pub struct Header {
     #[prost(string, tag = "1")]
-    key: String,
+    pub key: String,
     #[prost(string, tag = "2")]
-    value: String,
+    pub value: String,
     #[prost(bytes = "vec", tag = "3")]
-    raw_value: Vec<u8>,
+    pub raw_value: Vec<u8>,
+}
+
+impl Header {
+    /// `None` if there are two.
+    pub fn value(&self) -> Option<&[u8]> {
+        match (self.value.as_bytes(), self.raw_value.as_slice()) {
+            (value, b"") | (b"", value) => Some(value),
+            _ => None,
+        }
+    }
 }
 
 impl CheckRequest {
@@ -69,12 +79,8 @@ impl CheckRequest {
 }
 
 impl HttpRequest {
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let raw = self.header_map.iter().flat_map(|map| &map.headers);
-        self.headers.iter().chain(raw).map(|it| {
-            let value = if it.value.is_empty() { &it.raw_value } else { it.value.as_bytes() };
-            (it.key.as_str(), value)
-        })
+    pub fn headers(&self) -> impl Iterator<Item = &Header> {
+        self.headers.iter().chain(self.header_map.iter().flat_map(|map| &map.headers))
     }
 }
 
@@ -126,7 +132,7 @@ pub struct HttpStatus {
 #[prost(skip_debug)]
 pub struct HeaderValueOption {
     #[prost(message, optional, tag = "1")]
-    header: Option<HeaderValue>,
+    header: Option<Header>,
     #[prost(int32, tag = "3")]
     append_action: i32,
 }
@@ -134,16 +140,12 @@ pub struct HeaderValueOption {
 /// `OVERWRITE_IF_EXISTS_OR_ADD`: what the client sent under the name is gone.
 const OVERWRITE: i32 = 2;
 
-fn overwriting((key, value): (String, String)) -> HeaderValueOption {
-    let header = HeaderValue { key, value, raw_value: Vec::new() };
+fn overwriting(header: Header) -> HeaderValueOption {
     HeaderValueOption { header: Some(header), append_action: OVERWRITE }
 }
 
 impl CheckResponse {
-    pub fn allowed(
-        headers: impl Iterator<Item = (String, String)>,
-        headers_to_remove: Vec<String>,
-    ) -> Self {
+    pub fn allowed(headers: impl Iterator<Item = Header>, headers_to_remove: Vec<String>) -> Self {
         let headers = headers.map(overwriting).collect();
         Self {
             status: Some(Status { code: Code::Ok.into() }),
@@ -155,7 +157,7 @@ impl CheckResponse {
     pub fn denied(
         code: Code,
         status: u16,
-        headers: impl Iterator<Item = (String, String)>,
+        headers: impl Iterator<Item = Header>,
         body: &[u8],
     ) -> Self {
         let denied = DeniedHttpResponse {
@@ -168,5 +170,24 @@ impl CheckResponse {
             denied_response: Some(denied),
             ok_response: None,
         }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct HealthCheckRequest {
+    #[prost(string, tag = "1")]
+    pub service: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct HealthCheckResponse {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+impl HealthCheckResponse {
+    /// `SERVING` or `NOT_SERVING`.
+    pub fn new(serving: bool) -> Self {
+        Self { status: if serving { 1 } else { 2 } }
     }
 }

@@ -20,6 +20,7 @@ pub struct Check {
 
 /// What the server said to a call.
 pub struct Answered {
+    pub http: u16,
     pub message: Vec<u8>,
     pub status: String,
 }
@@ -67,6 +68,10 @@ impl Check {
     /// The same, and the headers that Envoy is to remove from what it forwards.
     pub fn answer(&self, address: SocketAddr) -> (Reply, Vec<String>) {
         let answered = call(address, CHECK, &framed(&self.message()));
+        if answered.http != 200 {
+            let (headers, body) = (Vec::new(), Vec::new());
+            return (Reply { status: answered.http, headers, body, whole: true }, Vec::new());
+        }
         assert_eq!(answered.status, "0", "the call itself succeeds");
         read(&answered.message)
     }
@@ -99,7 +104,16 @@ pub fn framed(message: &[u8]) -> Vec<u8> {
     [&[0][..], &length, message].concat()
 }
 
+/// The status of a request without a message.
+pub fn http2_status(address: SocketAddr, path: &str, kind: &str) -> u16 {
+    send(address, path, kind, b"").http
+}
+
 pub fn call(address: SocketAddr, path: &str, body: &[u8]) -> Answered {
+    send(address, path, "application/grpc", body)
+}
+
+fn send(address: SocketAddr, path: &str, kind: &str, body: &[u8]) -> Answered {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answered = async {
         let stream = TcpStream::connect(address).await.expect("it listens");
@@ -108,7 +122,7 @@ pub fn call(address: SocketAddr, path: &str, body: &[u8]) -> Answered {
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("http://guard{path}"))
-            .header("content-type", "application/grpc")
+            .header("content-type", kind)
             .header("te", "trailers");
         let request = request.body(()).expect("valid");
         let mut requests = requests.ready().await.expect("ready");
@@ -128,7 +142,8 @@ pub fn call(address: SocketAddr, path: &str, body: &[u8]) -> Answered {
         let status = trailers.as_ref().and_then(status).or_else(|| status(&parts.headers));
         driver.abort();
         let message = message.get(5..).unwrap_or_default().to_vec();
-        Answered { message, status: status.expect("a status") }
+        let http = parts.status.as_u16();
+        Answered { http, message, status: status.unwrap_or_default() }
     };
     let runtime = runtime.expect("a runtime");
     runtime.block_on(async { tokio::time::timeout(PATIENCE, answered).await.expect("in time") })

@@ -1,6 +1,6 @@
 //! What each dialect reads and nothing else, and how it words its answers.
 
-use super::check::{CHECK, call, field, framed, in_attributes, number};
+use super::check::{CHECK, call, field, framed, http2_status, in_attributes, number};
 use super::*;
 use crate::tls::Authority;
 
@@ -44,6 +44,11 @@ fn what_is_not_told_once_and_well_formed_is_refused() {
         wrong.push(told.replace("X-Original-URI: ", "X-Original-URI: http://elsewhere"));
         wrong.push(told.replace("X-Forwarded-Uri: ", "X-Forwarded-Uri: http://elsewhere"));
         wrong.push(told.replace("https://", "ftp://"));
+        // All that nginx lets a client say in `Host`.
+        for cut in ["?/", "#/", "@h/", ":443?", "\\/"] {
+            let path = "/scim/v2/Users";
+            wrong.push(told.replace(&format!("scim.test{path}"), &format!("scim.test{cut}{path}")));
+        }
         wrong.push(told.replace("-Method:", "_Method:"));
         for told in wrong.iter().filter(|wrong| **wrong != told) {
             let status = ask(address, "GET /", told).status;
@@ -155,6 +160,8 @@ fn every_spelling_of_our_headers_is_taken_away_over_grpc() {
     let headers = format!("{}{forged}", bearer(TOKEN));
     let (reply, removed) = Check::of(&Asked::users(&headers)).answer(address);
     assert_eq!(reply.header("x-scim-tenant"), Some(TENANT), "overwritten");
+    let names: Vec<_> = reply.headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["x-scim-credential-id", "x-scim-tenant", "x-request-id"], "and no others");
     assert_eq!(removed, ["x_scim_tenant", "x.scim-credential_id", "authorization"]);
 }
 
@@ -199,6 +206,9 @@ fn a_check_that_contradicts_itself_is_refused() {
         check.headers.push(header(name, value));
         assert_eq!(status(&check), 400, "{name}: {value}");
     }
+    let mut check = good();
+    check.headers.extend((0..100).map(|index| header(&format!("x-{index}"), "")));
+    assert_eq!(status(&check), 431, "as many headers as over HTTP/1");
     // Without pseudo headers, as other proxies than Envoy may ask.
     let mut check = good();
     check.headers.retain(|(name, _)| !name.starts_with(':'));
@@ -206,6 +216,10 @@ fn a_check_that_contradicts_itself_is_refused() {
     let raw = |name: &str, value: &str| {
         field(1, &[field(1, name.as_bytes()), field(3, value.as_bytes())].concat())
     };
+    let two_ways = [field(1, b"authorization"), field(2, b"Bearer x"), field(3, b"Bearer y")];
+    let http = [field(2, b"GET"), field(3, &two_ways.concat()), field(4, b"/scim/v2/Users")];
+    let answered = call(address, CHECK, &framed(&in_attributes(&http.concat())));
+    assert!(String::from_utf8_lossy(&answered.message).contains("in two ways"), "refused");
     let mut http = [field(2, b"GET"), field(4, b"/scim/v2/Users")].concat();
     http.extend(field(13, &raw("authorization", &format!("Bearer {TOKEN}"))));
     let answered = call(address, CHECK, &framed(&in_attributes(&http)));
@@ -217,6 +231,9 @@ fn a_check_that_contradicts_itself_is_refused() {
 fn what_is_no_call_is_never_answered_with_200() {
     let (_guard, address, _backend) = alone(Edge::EnvoyGrpc, "");
     let token = bearer(TOKEN);
+    assert_eq!(http2_status(address, "/elsewhere", "application/grpc"), 404);
+    assert_eq!(http2_status(address, CHECK, "application/json"), 415);
+    assert_eq!(http2_status(address, CHECK, "application/grpc"), 200, "a call that fails");
     for kind in ["", "Content-Type: application/grpc\r\n", "Content-Type: application/json\r\n"] {
         for path in [CHECK, "/", "/grpc.health.v1.Health/Check", "/check/scim/v2/Users"] {
             for method in ["GET", "POST"] {
@@ -267,21 +284,26 @@ fn a_head_that_cannot_be_read_is_refused_in_the_edges_words() {
 fn bodies_of_questions_are_passed_over() {
     let (_guard, address, _backend) = alone(Edge::Caddy, "");
     let told = Edge::Caddy.told(&Asked { method: "POST", ..Asked::users("") }) + &bearer(TOKEN);
-    let mut client = Client::connect(address);
-    for body in [
-        "\r\n".to_owned(),
-        format!("Content-Length: 5\r\n\r\n{}", "{\"a\"}"),
-        "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n".to_owned(),
-        "Expect: 100-continue\r\n\r\n".to_owned(),
-        format!("Content-Length: {}\r\n\r\n{}", 1 << 20, "x".repeat(1 << 20)),
-    ] {
-        let reply = client.send(&format!("POST /a HTTP/1.1\r\nHost: guard\r\n{told}{body}"));
-        assert_eq!(reply.status, 200, "{}", body.len());
-        assert_eq!(reply.header("connection"), None, "the edge keeps its connection");
+    let ask = |client: &mut Client, body: &str| {
+        client.send(&format!("POST /a HTTP/1.1\r\nHost: guard\r\n{told}{body}"))
+    };
+    let mut kept = Client::connect(address);
+    for nothing in ["\r\n", "Expect: 100-continue\r\n\r\n", "Content-Length: 0\r\n\r\n"] {
+        let reply = ask(&mut kept, nothing);
+        assert_eq!((reply.status, reply.header("connection")), (200, None), "{nothing}");
     }
-    let waits = "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n";
-    let reply = client.send(&format!("POST /a HTTP/1.1\r\nHost: guard\r\n{told}{waits}"));
-    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    let large = format!("Content-Length: {}\r\n\r\n{}", 1 << 20, "x".repeat(1 << 20));
+    for body in [
+        "Content-Length: 5\r\n\r\n{\"a\"}",
+        "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        // What some edges keep to themselves: their next question is not taken for it.
+        "Content-Length: 500\r\n\r\n",
+        &large,
+    ] {
+        let reply = ask(&mut Client::connect(address), body);
+        assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    }
 }
 
 #[test]
@@ -292,6 +314,9 @@ fn only_those_who_may_ask_are_answered() {
         let reply = Asked::users(&token).by(edge, address);
         assert_eq!(reply.status, 403, "{edge:?}");
         assert_eq!(reply.header("x-scim-credential-id"), None);
+        if edge != Edge::EnvoyGrpc {
+            assert_eq!(reply.header("connection"), Some("close"), "{edge:?}");
+        }
         assert_eq!(Asked::users("").by(edge, address).status, 403, "before any token is looked at");
     }
     let (guard, address, _backend) = alone(Edge::Nginx, ", allow_from: [10.0.0.0/8, 127.0.0.1]");
@@ -313,7 +338,7 @@ fn a_listener_of_one_tenant_knows_only_its_routes() {
     let setup = Setup::new(backend.address).routes(&routes).rows(&rows);
     let own = listener(Edge::Caddy, &format!(", tenant: {TENANT}"));
     let guard = with_listeners(setup, &(own + &listener(Edge::Caddy, ""))).start();
-    let addresses = addresses(&guard);
+    let addresses = addresses(&guard, 2);
     let status = |address, target, token: &str| {
         let token = bearer(token);
         Asked { target, ..Asked::users(&token) }.by(Edge::Caddy, address).status
@@ -335,7 +360,7 @@ fn edges_can_be_made_to_show_certificates() {
         .file("tls.key", &pair.key)
         .file("ca.crt", &authority.pem());
     let guard = with_listeners(setup, &listener(Edge::Traefik, tls)).start();
-    let address = addresses(&guard)[0];
+    let address = addresses(&guard, 1)[0];
     let told = Edge::Traefik.told(&Asked::users("")) + &bearer(TOKEN);
     let request = format!("GET / HTTP/1.1\r\nHost: guard\r\n{told}\r\n");
     let client = authority.client().showing(&authority, &authority.pair(&["edge"]));
