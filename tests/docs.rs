@@ -1,9 +1,10 @@
 //! The config reference, the schema and the admin API's description in `docs/` are what the types
-//! say. `UPDATE=1` writes them anew.
+//! say; `UPDATE=1` writes them anew. What pages point to is there: files, headings, tests.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use scim_guard::config::Config;
 use serde_json::Value;
@@ -115,4 +116,111 @@ fn value(schema: &Value) -> String {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut broken = String::new();
+    for page in pages() {
+        let text = prose(&fs::read_to_string(&page).expect("a page"));
+        // Where a link's text ends, its target begins.
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://")) {
+            if let Err(fault) = follow(&page, target) {
+                writeln!(broken, "{}: {target}: {fault}", page.display()).expect("a string");
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken}");
+}
+
+#[test]
+fn the_tests_that_the_security_page_names_exist() {
+    let page = fs::read_to_string(root().join("docs/security.md")).expect("the page");
+    let text = prose(&page);
+    let plain =
+        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+    // Nothing else on that page has two underscores.
+    let is_test = |span: &&str| span.chars().all(plain) && span.matches('_').count() > 1;
+    let named: BTreeSet<&str> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
+    let exist = tests();
+    let missing: Vec<_> = named.iter().filter(|name| !exist.contains(**name)).collect();
+    assert!(missing.is_empty(), "named in docs/security.md, and no test: {missing:?}");
+    assert!(named.len() > 50, "only {} were found: are they written in another way?", named.len());
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages = files(&root().join("docs"), "md");
+    pages.extend(["README.md", "SECURITY.md", "CHANGELOG.md"].map(|name| root().join(name)));
+    pages
+}
+
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("one").path());
+    entries
+        .flat_map(|path| if path.is_dir() { files(&path, extension) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|it| it == extension))
+        .collect()
+}
+
+/// A page without its fenced blocks, in which nothing is a link.
+fn prose(page: &str) -> String {
+    let mut fenced = false;
+    let mut text = String::new();
+    for line in page.lines() {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        if !fenced && !fence {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Follows a link to a file beside the page, and to a heading in it.
+fn follow(page: &Path, target: &str) -> Result<(), String> {
+    let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let path =
+        if file.is_empty() { page.to_owned() } else { page.parent().expect("a file").join(file) };
+    if !path.exists() {
+        return Err("there is no such file".to_owned());
+    }
+    if anchor.is_empty() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(&path).map_err(|error| error.to_string())?;
+    let text = prose(&text);
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let found = headings.map(anchor_of).any(|heading| heading == anchor);
+    found.then_some(()).ok_or_else(|| "there is no such heading".to_owned())
+}
+
+/// What GitHub calls a heading. None of ours stands twice on a page.
+fn anchor_of(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = |letter: &char| letter.is_alphanumeric() || " -_".contains(*letter);
+    text.chars().filter(kept).collect::<String>().replace(' ', "-")
+}
+
+/// The names of all tests, the shipped program's too.
+fn tests() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for file in ["src", "tests"].iter().flat_map(|folder| files(&root().join(folder), "rs")) {
+        let text = fs::read_to_string(file).expect("a source file");
+        let mut marked = false;
+        for line in text.lines().map(str::trim) {
+            marked |= line == "#[test]" || line.starts_with("#[tokio::test");
+            let name = line.split_once("fn ").and_then(|(_, rest)| rest.split('(').next());
+            if let Some(name) = name.filter(|_| marked && !line.starts_with("//")) {
+                names.insert(name.to_owned());
+                marked = false;
+            }
+        }
+    }
+    names
 }
