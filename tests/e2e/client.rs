@@ -173,4 +173,4 @@ fn read_exactly(connection: &mut BufReader<TcpStream>, length: usize) -> io::Res
 }
 
 /// Beyond what any test takes; a server that hangs fails the test instead of stopping it.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(45);

@@ -74,6 +74,33 @@ impl Guard {
         self
     }
 
+    /// Starts the program with a `decision` and an `admin` section, which keeps its files beside the
+    /// config, and waits until it is ready.
+    pub fn start_deciding(config: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for the files");
+        Self::launch_face(directory, config, "decision").with_admin()
+    }
+
+    /// Starts the program with a `decision` section and a source that it cannot reach.
+    pub fn start_unloaded(config: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for the files");
+        write(directory.path(), CONFIG, config);
+        write(directory.path(), "token", "for-an-admin-that-is-not-there");
+        let mut command = serve(directory.path());
+        let mut process = Process::start(directory, &mut command);
+        let address = listening(&mut process, "decision");
+        Self { address, path: "", admin: None, process }
+    }
+
+    /// Ends the program as its supervisor does, and starts it anew on the same files.
+    pub fn restart_deciding(&mut self) {
+        self.process.terminate();
+        let mut command = serve(self.process.directory());
+        self.process.start_again(&mut command);
+        self.address = listening(&mut self.process, "decision");
+        self.admin = Some(listening(&mut self.process, "admin"));
+    }
+
     fn launch(
         directory: TempDir,
         backend: &RunningBackend,
@@ -85,14 +112,17 @@ impl Guard {
     }
 
     fn launch_config(directory: TempDir, backend: &RunningBackend, config: &str) -> Self {
-        write(directory.path(), "proxy.yaml", config);
-        let mut command = Command::new(binary());
-        command.args(["serve", "--config"]).arg(directory.path().join("proxy.yaml"));
-        let mut process = Process::start(directory, command.current_dir("/"));
-        let address = listening(&mut process, "proxy");
+        Self { path: backend.kind.path(), ..Self::launch_face(directory, config, "proxy") }
+    }
+
+    fn launch_face(directory: TempDir, config: &str, face: &str) -> Self {
+        write(directory.path(), CONFIG, config);
+        let mut command = serve(directory.path());
+        let mut process = Process::start(directory, &mut command);
+        let address = listening(&mut process, face);
         let ops = listening(&mut process, "ops");
         process.until("readiness", |_| is_ready(ops).then_some(()));
-        Self { address, path: backend.kind.path(), admin: None, process }
+        Self { address, path: "", admin: None, process }
     }
 
     /// Runs a command of the program against the admin API; what it printed.
@@ -220,12 +250,19 @@ pub fn listening(process: &mut Process, face: &str) -> SocketAddr {
     })
 }
 
+fn serve(directory: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.args(["serve", "--config"]).arg(directory.join(CONFIG)).current_dir("/");
+    command
+}
+
 fn is_ready(ops: SocketAddr) -> bool {
     let answer = Client::new(ops).send(&Request::new("GET", "/readyz"));
     answer.is_ok_and(|answer| answer.status == 200)
 }
 
 const TENANT: &str = "z-demo00000000";
+const CONFIG: &str = "proxy.yaml";
 const CREDENTIALS: &str = "credentials.yaml";
 const EMBEDDED: &str = "\
 credentials: { source: embedded }

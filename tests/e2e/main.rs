@@ -10,6 +10,7 @@ mod backend;
 mod client;
 mod clouds;
 mod conformance;
+mod edges;
 mod first_hour;
 mod followed;
 mod guard;

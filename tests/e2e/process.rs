@@ -16,14 +16,20 @@ pub struct Process {
 impl Process {
     /// Starts the command with a directory of its own, which `Process::directory` names.
     pub fn start(directory: TempDir, command: &mut Command) -> Self {
-        let output = |name| File::create(directory.path().join(name)).expect("a log file");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(output(STDOUT))
-            .stderr(output(STDERR))
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Self { child, directory }
+        Self { child: spawn(directory.path(), command), directory }
+    }
+
+    /// Starts the command in the place of the process, which has ended, with logs of its own.
+    pub fn start_again(&mut self, command: &mut Command) {
+        self.child = spawn(self.directory.path(), command);
+    }
+
+    /// Asks the process to end, and waits until it has.
+    pub fn terminate(&mut self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        let signal = rustix::process::Signal::TERM;
+        rustix::process::kill_process(id, signal).expect("it has not been waited for");
+        until("end of the process", || self.child.try_wait().expect("a child can be asked"));
     }
 
     pub fn id(&self) -> u32 {
@@ -68,6 +74,16 @@ impl Drop for Process {
             end.iter().rev().for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+fn spawn(directory: &Path, command: &mut Command) -> Child {
+    let output = |name| File::create(directory.join(name)).expect("a log file");
+    command
+        .stdin(Stdio::null())
+        .stdout(output(STDOUT))
+        .stderr(output(STDERR))
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 /// Asks again and again until the condition gives a value; panics after [`PATIENCE`].
