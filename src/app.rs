@@ -222,7 +222,9 @@ impl App {
             log_end,
         };
         if follows_another {
-            app.load().await;
+            // Whoever has these sockets beside us may have a table: a request that comes to us
+            // would be refused for nothing.
+            app.loaded(LOAD_PATIENCE).await;
         }
         if let Some(proxy) = &mut app.proxy {
             proxy.entrance.open(proxy_listeners);
@@ -234,12 +236,14 @@ impl App {
         Ok(app)
     }
 
-    /// Waits for the table, which whoever has these sockets beside us may have: a request that
-    /// comes to us would be refused for nothing.
-    async fn load(&self) {
-        let begun = self.clock.now().boot;
-        while !self.is_loaded() && self.clock.now().boot.since(begun) < LOAD_PATIENCE {
-            tokio::time::sleep(LOAD_PAUSE).await;
+    /// Waits for the table, and no longer than that.
+    pub fn loaded(&self, patience: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let (authority, clock) = (Arc::clone(&self.authority), self.clock.clone());
+        async move {
+            let begun = clock.now().boot;
+            while !authority.is_loaded() && clock.now().boot.since(begun) < patience {
+                tokio::time::sleep(LOAD_PAUSE).await;
+            }
         }
     }
 
@@ -255,6 +259,18 @@ impl App {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// A closure that returns once every worker of every face has come round its loop.
+    pub fn round(&self) -> impl Fn() + Send + Sync + 'static {
+        let faces = [
+            self.proxy.as_ref().map(|it| &it.entrance.face),
+            self.decision.as_ref().map(|it| &it.entrance.face),
+            self.admin.as_ref().map(AdminFace::face),
+            self.ops.as_ref().map(|it| &it.face),
+        ];
+        let rounds: Vec<_> = faces.into_iter().flatten().map(|face| face.round()).collect();
+        move || rounds.iter().for_each(|round| round())
     }
 
     /// Puts a new config into force: loads, builds and binds all of it first, so that one that

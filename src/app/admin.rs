@@ -224,6 +224,10 @@ impl AdminFace {
         &self.core.service
     }
 
+    pub fn face(&self) -> &Arc<Face> {
+        &self.face
+    }
+
     /// Ends streams, and lets requests finish until the deadline.
     pub async fn drain(&self, deadline: Duration) -> bool {
         self.leaving.cancel();

@@ -18,6 +18,7 @@ mod sample;
 mod serve;
 mod source;
 mod store;
+mod supervisor;
 
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;

@@ -1,11 +1,13 @@
 //! `serve`: runs until told to leave.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::ConfigFile;
+use super::supervisor::Supervisor;
 use crate::app::App;
 use crate::authority::files::INTERVAL;
 use crate::clock::Clock;
@@ -22,6 +24,7 @@ pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
     let inherited = Inherited::from_env()?;
     let config = file.load()?;
     let diagnostics = Diagnostics::start(&config.log);
+    let supervisor = Supervisor::from_env();
     control_runtime()?.block_on(async {
         let mut signals = Signals::new()?;
         let starting = App::start(config, Clock::system(), std::io::stdout(), inherited);
@@ -31,15 +34,27 @@ pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
             () = signals.leave() => return Ok(ExitCode::SUCCESS),
         };
         let mut app = app.map_err(|failure| failure.to_string())?;
+        let (loaded, told) = (app.loaded(READY_PATIENCE), supervisor.clone());
+        let announcing = tokio::spawn(async move {
+            loaded.await;
+            told.ready("serving");
+        });
+        supervisor.watch(app.round());
         let hurried = loop {
             match signals.next(watched.as_mut()).await {
-                Event::Reload => reload(&mut app, file, &diagnostics).await,
+                Event::Reload => reload(&mut app, file, &diagnostics, &supervisor).await,
                 Event::Leave { hurried } => break hurried,
             }
         };
+        announcing.abort();
+        supervisor.stopping();
         leave(app, hurried, &mut signals).await
     })
 }
+
+/// Who serves without a table says so to clients: a source that is away must not keep us from
+/// starting, nor what waits for us.
+const READY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Control work has a runtime of its own; workers have theirs.
 pub fn control_runtime() -> Result<Runtime, String> {
@@ -51,13 +66,23 @@ pub fn control_runtime() -> Result<Runtime, String> {
         .map_err(|error| format!("cannot start: {error}"))
 }
 
-async fn reload(app: &mut App, file: &ConfigFile, diagnostics: &Diagnostics) {
+async fn reload(
+    app: &mut App,
+    file: &ConfigFile,
+    diagnostics: &Diagnostics,
+    supervisor: &Supervisor,
+) {
+    supervisor.reloading();
     match app.reload(file.load()).await {
         Ok(()) => {
             diagnostics.set_level(app.config().log.level);
             tracing::info!("config reloaded");
+            supervisor.ready("serving");
         }
-        Err(failure) => tracing::error!("config not reloaded, all stays as it was: {failure}"),
+        Err(failure) => {
+            tracing::error!("config not reloaded, all stays as it was: {failure}");
+            supervisor.ready(format_args!("serving; config not reloaded: {failure}"));
+        }
     }
 }
 

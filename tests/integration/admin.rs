@@ -155,6 +155,11 @@ impl Process {
     /// Ends it in good order.
     pub fn stop(self) {
         kill_process(self.pid(), Signal::TERM).expect("it runs");
+        self.wait();
+    }
+
+    /// Waits for its end, which must be a good one.
+    pub fn wait(self) {
         let mut status = None;
         wait_for("the end of the process", || {
             status = self.child.borrow_mut().try_wait().expect("a child");

@@ -29,6 +29,7 @@ mod races;
 mod refusals;
 mod secrecy;
 mod signed;
+mod supervised;
 mod takeover;
 mod tls;
 #[cfg(feature = "e2e")]
