@@ -236,7 +236,7 @@ pub fn write(directory: &Path, name: &str, text: &str) {
 pub fn binary() -> PathBuf {
     let named = std::env::var_os("SCIM_GUARD_BINARY");
     let named = named.map(|path| std::path::absolute(path).expect("a path that is not empty"));
-    named.unwrap_or_else(|| in_repository("target/release/scim-guard"))
+    named.unwrap_or_else(|| in_repository("target/static/scim-guard"))
 }
 
 /// Where a face listens, from the diagnostics: the config left the port to the kernel.

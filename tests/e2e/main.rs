@@ -1,7 +1,7 @@
 //! The end-to-end tests: the shipped binary between real SCIM servers and real SCIM clients.
 //!
 //! `scripts/install-e2e` installs those servers and clients under `target/e2e`. The binary is
-//! `target/release/scim-guard`, or the one named by `SCIM_GUARD_BINARY`. Every port comes from
+//! `target/static/scim-guard`, or the one named by `SCIM_GUARD_BINARY`. Every port comes from
 //! the kernel, so the tests run side by side.
 
 mod admin;

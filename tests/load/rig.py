@@ -15,7 +15,7 @@ import subprocess
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BINARY = os.environ.get("SCIM_GUARD_BINARY", f"{ROOT}/target/release/scim-guard")
+BINARY = os.environ.get("SCIM_GUARD_BINARY", f"{ROOT}/target/static/scim-guard")
 OHA = os.environ.get("OHA", f"{ROOT}/target/load/bin/oha")
 
 # The proxy has a core for itself where there are two, so that its CPU time is not stretched by the load generator.

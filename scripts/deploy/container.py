@@ -1,0 +1,190 @@
+"""Runs the image as an orchestrator does: unprivileged, its root read-only, its config mounted, its data on a volume.
+
+Arguments: a directory to work in, with podman's `storage` and `run`, and the image. Must be started in a network of its own.
+"""
+
+import http.client
+import http.server
+import json
+import os
+import pathlib
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+from faults import end, expect
+
+WORK, IMAGE = pathlib.Path(sys.argv[1]), sys.argv[2]
+USER = 65532
+# Within the limits of this process, which a container may not raise.
+PODMAN = ["podman", "--root", WORK / "storage", "--runroot", WORK / "run", "--runtime", "runc", "--cgroup-manager", "cgroupfs",
+          "--events-backend", "none"]
+LOCKED_DOWN = ["--user", f"{USER}:{USER}", "--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--security-opt", "no-new-privileges",
+               "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=1024:1024", "--pids-limit", "256", "--memory", "128m"]
+CONFIG = "/etc/scim-guard/proxy.yaml"
+DRAIN_SECONDS = 3
+PROXY = f"""
+proxy:
+  listeners: [{{ address: 0.0.0.0:8080 }}]
+  drain: {{ delay: 1s, deadline: {DRAIN_SECONDS - 1}s }}
+  routes:
+    - {{ tenant: z-demo00000000, path: /scim/v2, upstream: {{ url: "http://backend.test:9000/scim/v2" }} }}
+    - {{ tenant: z-demo00000000, path: /secure/v2, upstream: {{ url: "https://backend.test:9443/scim/v2" }} }}
+credentials: {{ source: embedded }}
+admin: {{ listen: 127.0.0.1:8081, store: sqlite:/var/lib/scim-guard/admin.db }}
+ops: {{ listen: 127.0.0.1:9090 }}
+"""
+PATIENCE = 20
+
+
+def run(*command, check=True):
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if check and done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}: exit {done.returncode}: {done.stdout}{done.stderr}")
+    return done
+
+
+def podman(*arguments, check=True):
+    return run(*PODMAN, *arguments, check=check)
+
+
+def wait_for(what, question):
+    deadline = time.monotonic() + PATIENCE
+    while not (answer := question()):
+        if time.monotonic() > deadline:
+            sys.exit(f"no {what} after {PATIENCE} s: {podman('logs', 'guard', check=False)}")
+        time.sleep(0.05)
+    return answer
+
+
+class Backend(http.server.BaseHTTPRequestHandler):
+    """Answers with the identity that it was given."""
+
+    def do_GET(self):
+        seen = json.dumps({"id": self.headers["X-SCIM-Credential-Id"], "authorization": self.headers["Authorization"]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/scim+json")
+        self.send_header("Content-Length", str(len(seen)))
+        self.end_headers()
+        self.wfile.write(seen)
+
+    def log_message(self, *_):
+        pass
+
+
+def serve_backends():
+    certificate, key = WORK / "tls.crt", WORK / "tls.key"
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=backend",
+        "-addext", "subjectAltName=DNS:backend.test", "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", key, "-out", certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    for port in (9000, 9443):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Backend)
+        if port == 9443:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def serve_names():
+    """A name server that knows the backend's address, which is no IPv6 one, and nothing else."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listener.bind(("127.0.0.1", 53))
+    asked = b"\7backend\4test\0"
+
+    def serve():
+        while True:
+            query, client = listener.recvfrom(512)
+            question = query[12:query.index(b"\0", 12) + 5]
+            (kind,) = struct.unpack("!H", question[-4:-2])
+            known = question[:-4].lower() == asked
+            answer = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 60, 4) + socket.inet_aton("127.0.0.1") if known and kind == 1 else b""
+            head = query[:2] + struct.pack("!HHHHH", 0x8580 if known else 0x8583, 1, bool(answer), 0, 0)
+            listener.sendto(head + question + answer, client)
+
+    threading.Thread(target=serve, daemon=True).start()
+
+
+def ask(token, path="/scim/v2/Users"):
+    connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=PATIENCE)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def is_ready():
+    return podman("exec", "guard", "/scim-guard", "health", "--ready", "--config", CONFIG, check=False).returncode == 0
+
+
+def lay_out():
+    """A config that all may read, and a volume as Kubernetes gives it: root's, and the group's by fsGroup."""
+    config, data = WORK / "config", WORK / "data"
+    config.mkdir()
+    (config / "proxy.yaml").write_text(PROXY)
+    data.mkdir()
+    os.chown(data, 0, USER)
+    data.chmod(0o2770)
+    # The directory of `mktemp` is root's alone.
+    WORK.chmod(0o711)
+    return config, data
+
+
+def check_process():
+    """As what the kernel runs it, whatever was asked for."""
+    pid = podman("inspect", "--format", "{{.State.Pid}}", "guard").stdout.strip()
+    status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    expect(set(status["Uid"].split()) == set(status["Gid"].split()) == {str(USER)}, f"runs as {status['Uid']}, {status['Gid']}")
+    expect(all(int(status[kind], 16) == 0 for kind in ("CapEff", "CapPrm", "CapBnd")), f"has capabilities {status['CapEff']}")
+    expect(status["NoNewPrivs"].strip() == "1", "may get new privileges")
+    mounts = [line.split() for line in pathlib.Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    expect(any(mount[4] == "/" and mount[5].startswith("ro") for mount in mounts), "its root can be written to")
+
+
+def check_requests(token, credential_id):
+    for path in ("/scim/v2/Users", "/secure/v2/Users"):
+        status, body = ask(token, path)
+        expect(status == 200 and json.loads(body) == {"id": credential_id, "authorization": None}, f"{path}: {status} {body}")
+    status, body = ask("unknown-token-0123456789")
+    expect(status == 401, f"an unknown token: {status} {body}")
+
+
+def stop():
+    begun = time.monotonic()
+    podman("stop", "--time", "20", "guard")
+    took = time.monotonic() - begun
+    code = podman("inspect", "--format", "{{.State.ExitCode}}", "guard").stdout.strip()
+    expect(code == "0", f"SIGTERM: exit {code}")
+    # What podman itself takes comes on top.
+    expect(took < DRAIN_SECONDS + 5, f"SIGTERM: {took:.1f} s, and the drain may take {DRAIN_SECONDS}")
+
+
+run("ip", "link", "set", "lo", "up")
+serve_backends()
+serve_names()
+config, data = lay_out()
+begun = time.monotonic()
+podman("run", "--detach", "--name", "guard", "--network", "host", "--dns", "127.0.0.1", *LOCKED_DOWN,
+       # Instead of the image's own certificates, which do not know this backend.
+       "--env", "SSL_CERT_FILE=/etc/tls/tls.crt", "--volume", f"{WORK / 'tls.crt'}:/etc/tls/tls.crt:ro",
+       "--volume", f"{config}:/etc/scim-guard:ro", "--volume", f"{data}:/var/lib/scim-guard", IMAGE)
+wait_for("readiness", is_ready)
+print(f"container: ready after {time.monotonic() - begun:.1f} s")
+check_process()
+made = podman("exec", "guard", "/scim-guard", "credential", "create", "--config", CONFIG, "--label", "image", "--expires", "1d", "--output", "json").stdout
+made = json.loads(made)
+token, credential_id = made["secret"], made["credential_id"]
+check_requests(token, credential_id)
+stop()
+podman("start", "guard")
+wait_for("readiness after a restart", is_ready)
+check_requests(token, credential_id)
+stop()
+podman("rm", "guard")
+end()
