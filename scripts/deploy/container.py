@@ -128,6 +128,8 @@ def lay_out():
     config, data = WORK / "config", WORK / "data"
     config.mkdir()
     (config / "proxy.yaml").write_text(PROXY)
+    # It would leave out the name server, if it were obeyed.
+    (WORK / "nsswitch.conf").write_text("hosts: files\n")
     data.mkdir()
     os.chown(data, 0, USER)
     data.chmod(0o2770)
@@ -173,7 +175,7 @@ begun = time.monotonic()
 podman("run", "--detach", "--name", "guard", "--network", "host", "--dns", "127.0.0.1", *LOCKED_DOWN,
        # Instead of the image's own certificates, which do not know this backend.
        "--env", "SSL_CERT_FILE=/etc/tls/tls.crt", "--volume", f"{WORK / 'tls.crt'}:/etc/tls/tls.crt:ro",
-       "--volume", f"{config}:/etc/scim-guard:ro", "--volume", f"{data}:/var/lib/scim-guard", IMAGE)
+       "--volume", f"{WORK / 'nsswitch.conf'}:/etc/nsswitch.conf:ro", "--volume", f"{config}:/etc/scim-guard:ro", "--volume", f"{data}:/var/lib/scim-guard", IMAGE)
 wait_for("readiness", is_ready)
 print(f"container: ready after {time.monotonic() - begun:.1f} s")
 check_process()
