@@ -1,31 +1,26 @@
 """Runs the image as an orchestrator does: unprivileged, its root read-only, its config mounted, its data on a volume.
 
-Arguments: a directory to work in, with podman's `storage` and `run`, and the image. Must be started in a network of its own.
+Arguments: a directory to work in, and the image. Must be started in a network of its own.
 """
 
-import http.client
 import http.server
 import json
 import os
 import pathlib
-import shutil
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 import threading
 import time
 
+from engine import ask, create, podman, process, run, wait_for
 from faults import end, expect
 
 WORK, IMAGE = pathlib.Path(sys.argv[1]), sys.argv[2]
 USER = 65532
-# Within the limits of this process, which a container may not raise.
-PODMAN = ["podman", "--root", WORK / "storage", "--runroot", WORK / "run", "--runtime", "runc", "--cgroup-manager", "cgroupfs",
-          "--events-backend", "none"]
 LOCKED_DOWN = ["--user", f"{USER}:{USER}", "--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--security-opt", "no-new-privileges",
-               "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=1024:1024", "--pids-limit", "256", "--memory", "128m"]
+               "--pids-limit", "256", "--memory", "128m"]
 CONFIG = "/etc/scim-guard/proxy.yaml"
 DRAIN_SECONDS = 3
 PROXY = f"""
@@ -39,27 +34,6 @@ credentials: {{ source: embedded }}
 admin: {{ listen: 127.0.0.1:8081, store: sqlite:/var/lib/scim-guard/admin.db }}
 ops: {{ listen: 127.0.0.1:9090 }}
 """
-PATIENCE = 20
-
-
-def run(*command, check=True):
-    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if check and done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}: exit {done.returncode}: {done.stdout}{done.stderr}")
-    return done
-
-
-def podman(*arguments, check=True):
-    return run(*PODMAN, *arguments, check=check)
-
-
-def wait_for(what, question):
-    deadline = time.monotonic() + PATIENCE
-    while not (answer := question()):
-        if time.monotonic() > deadline:
-            sys.exit(f"no {what} after {PATIENCE} s: {podman('logs', 'guard', check=False)}")
-        time.sleep(0.05)
-    return answer
 
 
 class Backend(http.server.BaseHTTPRequestHandler):
@@ -109,16 +83,6 @@ def serve_names():
     threading.Thread(target=serve, daemon=True).start()
 
 
-def ask(token, path="/scim/v2/Users"):
-    connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=PATIENCE)
-    try:
-        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
-
-
 def is_ready():
     return podman("exec", "guard", "/scim-guard", "health", "--ready", "--config", CONFIG, check=False).returncode == 0
 
@@ -133,19 +97,17 @@ def lay_out():
     data.mkdir()
     os.chown(data, 0, USER)
     data.chmod(0o2770)
-    # The directory of `mktemp` is root's alone.
-    WORK.chmod(0o711)
     return config, data
 
 
 def check_process():
     """As what the kernel runs it, whatever was asked for."""
-    pid = podman("inspect", "--format", "{{.State.Pid}}", "guard").stdout.strip()
-    status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    seen = process("guard")
+    status = dict(line.split(":\t", 1) for line in (seen / "status").read_text().splitlines() if ":\t" in line)
     expect(set(status["Uid"].split()) == set(status["Gid"].split()) == {str(USER)}, f"runs as {status['Uid']}, {status['Gid']}")
     expect(all(int(status[kind], 16) == 0 for kind in ("CapEff", "CapPrm", "CapBnd")), f"has capabilities {status['CapEff']}")
     expect(status["NoNewPrivs"].strip() == "1", "may get new privileges")
-    mounts = [line.split() for line in pathlib.Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    mounts = [line.split() for line in (seen / "mountinfo").read_text().splitlines()]
     expect(any(mount[4] == "/" and mount[5].startswith("ro") for mount in mounts), "its root can be written to")
 
 
@@ -158,13 +120,10 @@ def check_requests(token, credential_id):
 
 
 def stop():
-    begun = time.monotonic()
-    podman("stop", "--time", "20", "guard")
-    took = time.monotonic() - begun
+    """A drain that takes longer than it may ends in a signal that nobody survives."""
+    podman("stop", "--time", str(DRAIN_SECONDS + 5), "guard")
     code = podman("inspect", "--format", "{{.State.ExitCode}}", "guard").stdout.strip()
     expect(code == "0", f"SIGTERM: exit {code}")
-    # What podman itself takes comes on top.
-    expect(took < DRAIN_SECONDS + 5, f"SIGTERM: {took:.1f} s, and the drain may take {DRAIN_SECONDS}")
 
 
 run("ip", "link", "set", "lo", "up")
@@ -179,9 +138,7 @@ podman("run", "--detach", "--name", "guard", "--network", "host", "--dns", "127.
 wait_for("readiness", is_ready)
 print(f"container: ready after {time.monotonic() - begun:.1f} s")
 check_process()
-made = podman("exec", "guard", "/scim-guard", "credential", "create", "--config", CONFIG, "--label", "image", "--expires", "1d", "--output", "json").stdout
-made = json.loads(made)
-token, credential_id = made["secret"], made["credential_id"]
+token, credential_id = create("guard", CONFIG)
 check_requests(token, credential_id)
 stop()
 podman("start", "guard")
