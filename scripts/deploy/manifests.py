@@ -60,18 +60,27 @@ def check_pod(spec):
 def check_ports(name, labels, guard, config):
     ops = {port(config["ops"]["listen"])}
     faces = {port(listener["address"]) for listener in config.get("proxy", {}).get("listeners", [])}
+    faces |= {port(listener["address"]) for listener in config.get("decision", [])}
     faces |= {port(config["admin"]["listen"])} if "admin" in config else set()
     expect({entry["containerPort"] for entry in guard["ports"]} == faces | ops, f"{name}: the container's ports are not those it listens on")
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         expect({guard[probe]["httpGet"]["port"]} == ops, f"{name}: {probe}: not the port of ops")
-    services = [manifest["spec"] for manifest in of_kind("Service") if selects(manifest["spec"]["selector"], labels)]
+    services = [manifest["spec"] for manifest in of_kind("Service") if selects({"matchLabels": manifest["spec"]["selector"]}, labels)]
     targeted = {entry["targetPort"] for service in services for entry in service["ports"]}
     expect(targeted == faces, f"{name}: Services target {targeted}, and it serves {faces}")
-    policies = [manifest["spec"] for manifest in of_kind("NetworkPolicy")]
-    policies = [policy for policy in policies if selects(policy["podSelector"].get("matchLabels", {}), labels)]
+    policies = [policy for policy in of_kind_specs("NetworkPolicy") if selects(policy["podSelector"], labels)]
     expect(any("Ingress" in policy["policyTypes"] for policy in policies), f"{name}: no NetworkPolicy selects it")
-    admitted = {entry["port"] for policy in policies for rule in policy.get("ingress", []) for entry in rule["ports"]}
+    rules = [rule for policy in policies for rule in policy.get("ingress", [])]
+    admitted = {entry["port"] for rule in rules for entry in rule["ports"]}
     expect(admitted == faces | ops, f"{name}: NetworkPolicies admit {admitted}, and it listens on {faces | ops}")
+
+
+def check_spread(name, labels, spec):
+    """Of several Pods no node has all, and no drain of a node takes all."""
+    spread = [entry["labelSelector"] for entry in spec.get("topologySpreadConstraints", [])]
+    expect(any(selects(selector, labels) for selector in spread), f"{name}: no topologySpreadConstraints for its Pods")
+    budgets = [budget["selector"] for budget in of_kind_specs("PodDisruptionBudget")]
+    expect(any(selects(selector, labels) for selector in budgets), f"{name}: no PodDisruptionBudget selects it")
 
 
 def check_end(name, spec, config):
@@ -91,19 +100,24 @@ def check_admin_url(name, labels, config):
     expect(int(number) in {entry["port"] for entry in service["ports"]}, f"{name}: {url} is no port of the Service")
     names = [given for made in of_kind("Certificate") for given in made["spec"].get("dnsNames", [])]
     expect(not names or host in names, f"{name}: no Certificate has the name in {url}")
-    policies = [manifest["spec"] for manifest in of_kind("NetworkPolicy")]
-    out = [policy for policy in policies if "Egress" in policy["policyTypes"] and selects(policy["podSelector"].get("matchLabels", {}), labels)]
+    out = [policy for policy in of_kind_specs("NetworkPolicy") if "Egress" in policy["policyTypes"] and selects(policy["podSelector"], labels)]
     leaves = {entry["port"] for policy in out for rule in policy.get("egress", []) for entry in rule["ports"]}
     expect(not out or {entry["targetPort"] for entry in service["ports"]} <= leaves, f"{name}: no NetworkPolicy lets it out to {url}")
+
+
+def check_policies():
+    """A rule without peers, or with a peer without labels, is open to every Pod of the cluster."""
+    for manifest in of_kind("NetworkPolicy"):
+        for rule in manifest["spec"].get("ingress", []):
+            chosen = [list(peer.values()) for peer in rule.get("from", [])]
+            expect(chosen and all(selectors and all(selectors) for selectors in chosen), f"NetworkPolicy {manifest['metadata']['name']} admits everybody")
 
 
 def check_references():
     """What points at Pods by label must find some, or it does nothing and nobody notices."""
     for kind in ("PodDisruptionBudget", "PodMonitor"):
         for manifest in of_kind(kind):
-            selector = manifest["spec"]["selector"]
-            wanted, present = selector.get("matchLabels", {}), [entry["key"] for entry in selector.get("matchExpressions", [])]
-            found = [guard for labels, guard in guards if selects(wanted, labels) and all(key in labels for key in present)]
+            found = [guard for labels, guard in guards if selects(manifest["spec"]["selector"], labels)]
             expect(found, f"{kind} {manifest['metadata']['name']} selects no Pod")
             for endpoint in manifest["spec"].get("podMetricsEndpoints", []):
                 expect(all(endpoint["port"] in {entry["name"] for entry in guard["ports"]} for guard in found), f"{kind}: no port {endpoint['port']}")
@@ -113,8 +127,14 @@ def of_kind(wanted):
     return [manifest for (kind, _), manifest in objects.items() if kind == wanted]
 
 
-def selects(wanted, labels):
-    return wanted.items() <= labels.items()
+def of_kind_specs(wanted):
+    return [manifest["spec"] for manifest in of_kind(wanted)]
+
+
+def selects(selector, labels):
+    holds = {"In": lambda entry: labels.get(entry["key"]) in entry["values"], "Exists": lambda entry: entry["key"] in labels}
+    matched = all(holds[entry["operator"]](entry) for entry in selector.get("matchExpressions", []))
+    return matched and selector.get("matchLabels", {}).items() <= labels.items()
 
 
 def lay_out(root, spec, guard):
@@ -155,8 +175,11 @@ for (kind, name), workload in objects.items():
         path, config = lay_out(f"{directory}/{name}", spec, guard)
         check_ports(name, labels, guard, config)
         check_end(name, spec, config)
+        if workload["spec"]["replicas"] > 1:
+            check_spread(name, labels, spec)
         check_admin_url(name, labels, config)
         print(path)
 check_references()
+check_policies()
 expect(guards, "no container runs scim-guard")
 end()
