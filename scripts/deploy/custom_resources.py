@@ -7,8 +7,17 @@ import yaml
 from faults import end, expect
 from pydantic import ValidationError
 
-# They take seconds to load, so only where one is needed.
-MODELS = {"cert-manager.io/v1": "cloudcoil.models.cert_manager.v1", "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1"}
+# They take seconds to load, so only where one is needed. What no package has a model for is in models.py.
+MODELS = {
+    "cert-manager.io/v1": "cloudcoil.models.cert_manager.v1",
+    "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
+    "networking.istio.io/v1alpha3": "cloudcoil.models.istio.networking.v1alpha3",
+    "security.istio.io/v1": "cloudcoil.models.istio.security.v1",
+    "gateway.envoyproxy.io/v1alpha1": "models",
+    "gateway.networking.k8s.io/v1": "models",
+    "gateway.networking.k8s.io/v1beta1": "models",
+    "traefik.io/v1alpha1": "models",
+}
 
 
 def unknown_keys(given, understood, path):

@@ -17,10 +17,12 @@ def files_of(folder):
         else:
             yield path
     for patch in kustomization.get("patches", []):
-        yield f"{folder}/{patch['path']}"
+        if "path" in patch:
+            yield f"{folder}/{patch['path']}"
     for generator in kustomization.get("configMapGenerator", []) + kustomization.get("secretGenerator", []):
         for entry in generator["files"]:
             yield os.path.normpath(f"{folder}/{entry.rpartition('=')[2]}")
 
 
-print("\n".join(files_of(sys.argv[1])))
+if __name__ == "__main__":
+    print("\n".join(files_of(sys.argv[1])))
