@@ -46,6 +46,9 @@ for name, values in samples.items():
         section["misspelt"] = True
         expect(is_refused(values), f"{folder} with {name}: values.schema.json lets an unknown key pass")
         del section["misspelt"]
+# An edge that nobody named, and a proxy that does not know where to forward.
+for values in ({"decision": {"only": True}}, {"proxy": {"routes": [{"tenant": "z-demo00000000", "path": "/scim/v2"}]}}):
+    expect(is_refused(values), f"{folder}: values.schema.json lets {values} pass")
 # Definitions are rendered where they are included.
 used |= {f"templates/{name}" for name in os.listdir(f"{folder}/templates") if name.startswith("_")}
 print("\n".join(sorted(f"{folder}/{name}" for name in used)))

@@ -76,13 +76,29 @@ ops:
 log: {{ toJson .Values.log }}
 {{- end -}}
 
+{{- /* gRPC is HTTP/2, which an edge must know before it asks. */ -}}
+{{- define "scim-guard.decision-protocol" -}}
+{{- if .Values.proxy.tlsSecret }}https{{ else if eq .Values.decision.edge "envoy-grpc" }}kubernetes.io/h2c{{ else }}http{{ end -}}
+{{- end -}}
+
 {{- define "scim-guard.proxy-config" -}}
+{{- $tls := "tls: { certificate: /run/scim-guard/tls/tls.crt, private_key: /run/scim-guard/tls/tls.key }" -}}
+{{- if .Values.decision.edge -}}
+decision:
+  - address: 0.0.0.0:8082
+    edge: {{ .Values.decision.edge }}
+    {{- if .Values.proxy.tlsSecret }}
+    {{ $tls }}
+    {{- end }}
+{{ end -}}
 proxy:
+  {{- if not .Values.decision.only }}
   listeners:
     - address: 0.0.0.0:8080
       {{- if .Values.proxy.tlsSecret }}
-      tls: { certificate: /run/scim-guard/tls/tls.crt, private_key: /run/scim-guard/tls/tls.key }
+      {{ $tls }}
       {{- end }}
+  {{- end }}
   {{- with .Values.proxy.trustedProxies }}
   trusted_proxies: {{ toJson . }}
   {{- end }}
