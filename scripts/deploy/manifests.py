@@ -75,6 +75,13 @@ def check_ports(name, labels, guard, config):
     expect(admitted == faces | ops, f"{name}: NetworkPolicies admit {admitted}, and it listens on {faces | ops}")
 
 
+def check_memory(name, guard, config):
+    """All connections at their most must fit: what one takes was measured, and stands at the container's resources."""
+    each = 1.3 if "listeners" in config["proxy"] else 0.05
+    most = 25 + each * config["proxy"].get("limits", {}).get("connections", 10000)
+    expect(int(guard["resources"]["limits"]["memory"].removesuffix("Mi")) > most, f"{name}: limits.connections may take {most:.0f} MB")
+
+
 def check_spread(name, labels, spec):
     """Of several Pods no node has all, and no drain of a node takes all."""
     spread = [entry["labelSelector"] for entry in spec.get("topologySpreadConstraints", [])]
@@ -175,6 +182,8 @@ for (kind, name), workload in objects.items():
         path, config = lay_out(f"{directory}/{name}", spec, guard)
         check_ports(name, labels, guard, config)
         check_end(name, spec, config)
+        if "proxy" in config:
+            check_memory(name, guard, config)
         if workload["spec"]["replicas"] > 1:
             check_spread(name, labels, spec)
         check_admin_url(name, labels, config)

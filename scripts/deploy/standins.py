@@ -19,6 +19,6 @@ def pair():
     with tempfile.TemporaryDirectory() as folder:
         files = {"crt": f"{folder}/crt", "key": f"{folder}/key"}
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "30",
-                        "-subj", "/CN=standin", "-addext", "subjectAltName=DNS:standin", "-out", files["crt"], "-keyout", files["key"]],
+                        "-subj", "/CN=standin", "-addext", "subjectAltName=DNS:standin,DNS:scim.example.com", "-out", files["crt"], "-keyout", files["key"]],
                        check=True, capture_output=True)
         return {kind: open(path).read() for kind, path in files.items()}

@@ -23,7 +23,7 @@ import yaml
 from faults import end, expect
 from standins import pair
 
-HOST, PATIENCE = "scim.example.com", 20
+HOST, PATIENCE = "scim.example.com", 60
 SPELLINGS = ("X_SCIM_Tenant", "x.scim.tenant", "X-SCIM_Credential.Id", "x_scim_credential_id")
 # Who reads what, and what its users have beside the manifests. ingress-nginx itself can be had here only by its stand-in.
 PROVIDERS = {
@@ -162,10 +162,12 @@ def run(name, *command):
 
 def ask(headers, method="GET", path="/scim/v2/Users?filter=a%20eq%201", body=None):
     """The status, the headers and the text of an answer; 0 where there is none."""
-    connection = http.client.HTTPSConnection(HOST, timeout=5)
+    connection = http.client.HTTPSConnection(HOST, timeout=15)
     try:
-        plain = socket.create_connection(("127.0.0.1", edge), timeout=5)
+        plain = socket.create_connection(("127.0.0.1", edge), timeout=15)
         connection.sock = ssl._create_unverified_context().wrap_socket(plain, server_hostname=HOST)
+        if connection.sock.getpeercert(binary_form=True) != ssl.PEM_cert_to_DER_cert(pair()["crt"]):
+            return 0, {}, "not the certificate of the Secret"
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read().decode()
