@@ -83,6 +83,7 @@ def check_http_route(manifest, whose):
     expect(set(spec["hostnames"]) <= hosts, f"{whose}: no listener for {spec['hostnames']}")
     for rule in spec["rules"]:
         expect([match["path"]["value"] for match in rule["matches"]] == [path], f"{whose}: its path is not that of proxy.yaml")
+        expect(rule["backendRefs"] == [{"name": "scim", "port": 80}], f"{whose}: it goes to {rule['backendRefs']}, and not to the backend")
         for entry in rule.get("filters", []):
             find(entry["extensionRef"]["kind"], entry["extensionRef"]["name"], whose)
         expect(rule.get("filters") or of_kind("SecurityPolicy"), f"{whose}: nothing asks scim-guard")
@@ -136,6 +137,23 @@ def check_authorization_policies():
     check_pattern(mutation["remove_on_match"]["key_matcher"]["safe_regex"]["regex"], SPELLINGS, "EnvoyFilter")
 
 
+def check_policies():
+    """Not all of the edge's namespace comes to scim-guard and to the backend, but the Pods that ask and forward."""
+    for manifest in of_kind("NetworkPolicy"):
+        for rule in manifest["spec"].get("ingress", []):
+            if {8082, 9000} & {entry["port"] for entry in rule["ports"]}:
+                expect(all("podSelector" in peer for peer in rule["from"]), f"NetworkPolicy {manifest['metadata']['name']}: it admits a whole namespace")
+
+
+def check_sidecars():
+    """The backend's sidecar gets out to scim-guard and to istiod, and scim-guard has none."""
+    ways = {(entry["protocol"], entry["port"]) for manifest in of_kind("NetworkPolicy") if manifest["metadata"]["name"] == "scim-backend-sidecar"
+            for rule in manifest["spec"]["egress"] for entry in rule["ports"]}
+    expect(ways == {("TCP", 8082), ("TCP", 15012), ("UDP", 53), ("TCP", 53)}, f"NetworkPolicy scim-backend-sidecar: its ways are {ways}")
+    labels = [manifest["spec"]["template"]["metadata"]["labels"] for manifest in of_kind("Deployment")]
+    expect(all(given.get("sidecar.istio.io/inject") == "false" for given in labels), "Deployment scim-guard: Istio may put a sidecar into it")
+
+
 def check_mesh(content, whose):
     for provider in content["meshConfig"]["extensionProviders"]:
         names = {manifest["spec"].get("provider", {}).get("name") for manifest in of_kind("AuthorizationPolicy")}
@@ -167,8 +185,11 @@ expect({READERS[manifest["kind"]] for manifest in manifests if manifest["kind"] 
 for manifest in manifests:
     if manifest["kind"] in CHECKS:
         CHECKS[manifest["kind"]](manifest, f"{manifest['kind']} {manifest['metadata']['name']}")
+    expect(manifest["kind"] == "Namespace" or manifest["metadata"]["namespace"] == "scim", f"{manifest['metadata']['name']}: not in the namespace scim")
+check_policies()
 if of_kind("AuthorizationPolicy"):
     check_authorization_policies()
+    check_sidecars()
 loose = sorted(set(os.listdir(folder)) - {os.path.basename(name) for name in files_of(folder)})
 for name in loose:
     model, check = LOOSE[name]

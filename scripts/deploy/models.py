@@ -117,6 +117,8 @@ class ReferenceGrantSpec(Strict):
 
 
 class ReferenceGrant(Resource):
+    apiVersion: Literal["gateway.networking.k8s.io/v1beta1"]
+    kind: Literal["ReferenceGrant"]
     spec: ReferenceGrantSpec
 
 
