@@ -139,10 +139,19 @@ def check_authorization_policies():
 
 def check_policies():
     """Not all of the edge's namespace comes to scim-guard and to the backend, but the Pods that ask and forward."""
+    admitted = {entry["port"] for manifest in of_kind("NetworkPolicy") for rule in manifest["spec"].get("ingress", []) for entry in rule["ports"]}
+    expect({8082, 9000} <= admitted, f"NetworkPolicies admit {admitted}, and neither scim-guard nor the backend may be missing")
     for manifest in of_kind("NetworkPolicy"):
         for rule in manifest["spec"].get("ingress", []):
             if {8082, 9000} & {entry["port"] for entry in rule["ports"]}:
                 expect(all("podSelector" in peer for peer in rule["from"]), f"NetworkPolicy {manifest['metadata']['name']}: it admits a whole namespace")
+
+
+def check_namespace():
+    enforced = [manifest["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce") for manifest in of_kind("Namespace")]
+    expect(enforced == ["restricted"], "the namespace admits Pods with privileges, or is not there")
+    everything = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    expect(any(manifest["spec"] == everything for manifest in of_kind("NetworkPolicy")), "no NetworkPolicy denies what no other allows")
 
 
 def check_sidecars():
@@ -187,6 +196,7 @@ for manifest in manifests:
         CHECKS[manifest["kind"]](manifest, f"{manifest['kind']} {manifest['metadata']['name']}")
     expect(manifest["kind"] == "Namespace" or manifest["metadata"]["namespace"] == "scim", f"{manifest['metadata']['name']}: not in the namespace scim")
 check_policies()
+check_namespace()
 if of_kind("AuthorizationPolicy"):
     check_authorization_policies()
     check_sidecars()

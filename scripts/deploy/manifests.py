@@ -52,6 +52,7 @@ def check_pod(spec):
     security = spec.get("securityContext", {})
     expect(security.get("runAsNonRoot") is True, "runAsNonRoot is not true")
     expect(security.get("runAsUser", 0) > 10000, "runAsUser is not above 10000")
+    expect(security.get("runAsGroup", 0) > 10000, "runAsGroup is not above 10000")
     expect(security.get("seccompProfile") == {"type": "RuntimeDefault"}, "seccompProfile is not RuntimeDefault")
     expect(spec.get("automountServiceAccountToken") is False, "automountServiceAccountToken is not false")
     expect(spec.get("enableServiceLinks") is False, "enableServiceLinks is not false")
@@ -63,8 +64,9 @@ def check_ports(name, labels, guard, config):
     faces |= {port(listener["address"]) for listener in config.get("decision", [])}
     faces |= {port(config["admin"]["listen"])} if "admin" in config else set()
     expect({entry["containerPort"] for entry in guard["ports"]} == faces | ops, f"{name}: the container's ports are not those it listens on")
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        expect({guard[probe]["httpGet"]["port"]} == ops, f"{name}: {probe}: not the port of ops")
+    for probe, path in {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}.items():
+        asked = guard[probe]["httpGet"]
+        expect({asked["port"]} == ops and asked.get("path", "").split("?")[0] == path, f"{name}: {probe}: not {path} of ops")
     services = [manifest["spec"] for manifest in of_kind("Service") if selects({"matchLabels": manifest["spec"]["selector"]}, labels)]
     targeted = {entry["targetPort"] for service in services for entry in service["ports"]}
     expect(targeted == faces, f"{name}: Services target {targeted}, and it serves {faces}")
@@ -85,7 +87,7 @@ def check_memory(name, guard, config):
 def check_spread(name, labels, spec):
     """Of several Pods no node has all, and no drain of a node takes all."""
     spread = [entry["labelSelector"] for entry in spec.get("topologySpreadConstraints", [])]
-    expect(any(selects(selector, labels) for selector in spread), f"{name}: no topologySpreadConstraints for its Pods")
+    expect(any(selector and all(selector.values()) and selects(selector, labels) for selector in spread), f"{name}: no topologySpreadConstraints for its Pods")
     budgets = [budget["selector"] for budget in of_kind_specs("PodDisruptionBudget")]
     expect(any(selects(selector, labels) for selector in budgets), f"{name}: no PodDisruptionBudget selects it")
 
@@ -104,6 +106,7 @@ def check_admin_url(name, labels, config):
     url = config["credentials"].get("native", {}).get("url")
     host, _, number = (url or "").removeprefix("https://").partition(":")
     if ("Service", host.split(".")[0]) not in objects:
+        expect("." in host or not host, f"{name}: no Service {host}")
         return
     service = objects["Service", host.split(".")[0]]["spec"]
     expect(int(number) in {entry["port"] for entry in service["ports"]}, f"{name}: {url} is no port of the Service")
@@ -114,12 +117,21 @@ def check_admin_url(name, labels, config):
     expect(not out or {entry["targetPort"] for entry in service["ports"]} <= leaves, f"{name}: no NetworkPolicy lets it out to {url}")
 
 
+def is_chosen(peer):
+    """Whether the peer of a rule is some Pods, and not all."""
+    return peer and all(selector and all(selector.values()) for selector in peer.values())
+
+
 def check_policies():
-    """A rule without peers, or with a peer without labels, is open to every Pod of the cluster."""
+    """A rule is open to somebody only, and its policy puts it in force."""
     for manifest in of_kind("NetworkPolicy"):
-        for rule in manifest["spec"].get("ingress", []):
-            chosen = [list(peer.values()) for peer in rule.get("from", [])]
-            expect(chosen and all(selectors and all(selectors) for selectors in chosen), f"NetworkPolicy {manifest['metadata']['name']} admits everybody")
+        name, spec = f"NetworkPolicy {manifest['metadata']['name']}", manifest["spec"]
+        for kind, key in {"ingress": "from", "egress": "to"}.items():
+            expect(kind not in spec or kind.capitalize() in spec["policyTypes"], f"{name}: {kind} is not of its types")
+            for rule in spec.get(kind, []):
+                peers = rule.get(key)
+                expect(peers and all(is_chosen(peer) for peer in peers), f"{name}: {kind} is open to everybody")
+                expect(all(entry["protocol"] in ("TCP", "UDP") for entry in rule["ports"]), f"{name}: {kind} by another protocol")
 
 
 def check_references():
@@ -186,8 +198,11 @@ for (kind, name), workload in objects.items():
         check_end(name, spec, config)
         if "proxy" in config:
             check_memory(name, guard, config)
+        expect(spec["securityContext"].get("fsGroup"), f"{name}: without fsGroup it cannot read its Secrets")
         if workload["spec"]["replicas"] > 1:
             check_spread(name, labels, spec)
+            rolling = workload["spec"].get("strategy", {}).get("rollingUpdate", {})
+            expect(rolling.get("maxUnavailable") == 0, f"{name}: an update takes Pods away before others are ready")
         check_admin_url(name, labels, config)
         print(path)
 check_references()
