@@ -111,8 +111,9 @@ pub(super) async fn within_limits<S, F: Future>(
     .await
 }
 
-/// What hyper takes by itself: enough for a head and some of a body.
-const BUFFER_BYTES: usize = 400 << 10;
+/// What hyper may keep of a body, read and not yet taken: anybody can have us keep as much.
+const BUFFER_BYTES: usize = 64 << 10;
+
 /// Where a connection is, and until when.
 pub(super) struct State {
     phase: Cell<Phase>,

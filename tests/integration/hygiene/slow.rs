@@ -119,3 +119,22 @@ fn a_request_that_comes_byte_by_byte_is_served() {
     }
     bed.end();
 }
+
+#[test]
+fn bodies_that_nobody_wants_take_no_memory() {
+    let bed = Bed::start(|setup| setup);
+    let body = "x".repeat(1 << 20);
+    let head = format!(
+        "POST /scim/v2/Users HTTP/1.1\r\n{HOST}Authorization: Bearer unknown\r\nContent-Length: {}\r\n\r\n",
+        body.len() + 1
+    );
+    let clients = std::iter::repeat_with(|| {
+        let mut client = bed.guard.client();
+        client.write(head.as_bytes());
+        client.write(body.as_bytes());
+        client
+    });
+    let clients: Vec<_> = clients.take(250).collect();
+    bed.end();
+    drop(clients);
+}
