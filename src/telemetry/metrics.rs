@@ -36,6 +36,7 @@ pub struct Metrics {
     pub cache_hit: IntCounter,
     pub cache_miss: IntCounter,
     pub tls_certificate_expiry: GaugeVec,
+    pub tls_last_renewal_successful: IntGaugeVec,
     pub config_last_reload_successful: IntGauge,
     pub config_last_reload_success_time: Gauge,
     pub config_hash: GaugeVec,
@@ -140,6 +141,11 @@ impl Metrics {
             tls_certificate_expiry: make.gauges(
                 "tls_certificate_expiry_timestamp_seconds",
                 "When the first of a listener's certificates ends; the label is the address in the config.",
+                &["listener"],
+            ),
+            tls_last_renewal_successful: make.int_gauges(
+                "tls_last_renewal_successful",
+                "Whether a listener's certificates, keys and authorities could be used when they last changed.",
                 &["listener"],
             ),
             config_last_reload_successful: make.gauge(
