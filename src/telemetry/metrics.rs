@@ -19,6 +19,7 @@ pub struct Metrics {
     pub upstream_duration: Histogram,
     pub requests_in_flight: IntGauge,
     pub connections: IntGaugeVec,
+    pub connections_max: IntGaugeVec,
     pub http_rejects: IntCounterVec,
     credential_refusals: IntCounterVec,
     pub credentials: IntGaugeVec,
@@ -80,6 +81,11 @@ impl Metrics {
             requests_in_flight: make
                 .gauge("requests_in_flight", "Requests begun and not yet answered in full."),
             connections: make.int_gauges("connections", "Connections from clients.", &["face"]),
+            connections_max: make.int_gauges(
+                "connections_max",
+                "Connections from clients that there may be at a time; more wait.",
+                &["face"],
+            ),
             http_rejects: make.counters(
                 "http_rejects_total",
                 "Connections ended by a failed TLS handshake, a request that is no HTTP, or a limit on time or size.",
