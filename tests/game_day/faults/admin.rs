@@ -1,5 +1,6 @@
 //! The admin API is gone, comes back, is slow, or answers oddly.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -108,18 +109,16 @@ fn killed_while_writing(scene: &Scene<'_>) {
     let mut fleet = scene.fleet(&Plan::default());
     scene.strike();
     for _ in 0..3 {
-        let (operator, killed) = (fleet.operator.clone(), AtomicBool::new(false));
-        let written = thread::scope(|scope| {
-            let writer = scope.spawn(|| write_until(&operator, &killed));
-            fleet.wait_for_leavers(scene, 2);
+        let (operator, written) = (fleet.operator.clone(), Mutex::default());
+        thread::scope(|scope| {
+            scope.spawn(|| write_while_answered(&operator, &written));
+            let count = || written.lock().expect("sound").len();
+            scene.wait_for("some writes", || count() >= 10);
             fleet.admin.kill();
-            killed.store(true, Ordering::Relaxed);
-            writer.join().expect("it ends by itself")
         });
         fleet.admin.start();
         fleet.admin.wait_until_ready();
-        scene.check(written.len() > 3, "hardly anything was written");
-        for (id, status) in written {
+        for (id, status) in written.into_inner().expect("sound") {
             let found = fleet.operator.ask("GET", &format!("{CREDENTIALS}/{id}"), &Value::Null);
             let found = found.json()["status"].clone();
             let fits = status.is_none_or(|status| found == status);
@@ -131,17 +130,18 @@ fn killed_while_writing(scene: &Scene<'_>) {
     fleet.close(scene);
 }
 
-/// Creates and disables until nobody answers; each with its status, if that is certain.
-fn write_until(operator: &Operator, killed: &AtomicBool) -> Vec<(String, Option<&'static str>)> {
-    let mut written = Vec::new();
-    while !killed.load(Ordering::Relaxed) {
-        let Ok(made) = operator.try_ask("POST", CREDENTIALS, &json!({})) else { break };
+/// An id, and its status if that is certain.
+type Written = (String, Option<&'static str>);
+
+/// Creates and disables until nobody answers.
+fn write_while_answered(operator: &Operator, written: &Mutex<Vec<Written>>) {
+    while let Ok(made) = operator.try_ask("POST", CREDENTIALS, &json!({})) {
         let id = made.json()["credential_id"].as_str().expect("an id").to_owned();
         let path = format!("{CREDENTIALS}/{id}");
         let disabled = operator.try_ask("PATCH", &path, &json!({ "status": "Disabled" }));
-        written.push((id, disabled.is_ok().then_some("Disabled")));
+        let status = disabled.is_ok().then_some("Disabled");
+        written.lock().expect("sound").push((id, status));
     }
-    written
 }
 
 /// A new token works at once all the same.
