@@ -1,5 +1,6 @@
 //! A proxy is ended, or what it needs of the system runs out.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,13 +9,21 @@ use std::time::Duration;
 use crate::Fault;
 use crate::scene::{Plan, Scene};
 
-pub const FAULTS: [Fault; 3] = [
+pub const FAULTS: [Fault; 4] = [
     Fault {
         name: "proxy killed while the admin is gone",
         alert: Some("ScimGuardNeverLoaded"),
         also: &["ScimGuardSourceDown", "ScimGuardDown", "ScimGuardUndecided"],
         stops_okta: false,
         play: killed,
+    },
+    Fault {
+        name: "drain cut off",
+        alert: Some("ScimGuardDrainCutOff"),
+        // The thief asks a proxy before it is ready.
+        also: &["ScimGuardUndecided"],
+        stops_okta: false,
+        play: cut_off,
     },
     Fault {
         name: "access log that nobody reads",
@@ -60,6 +69,28 @@ fn killed(scene: &Scene<'_>) {
     fleet.proxies[0].wait_until_ready();
     let status = status(tokens[0]);
     scene.check(status == 200, format!("{status} with a table"));
+    fleet.wait_for_work(scene);
+    fleet.close(scene);
+}
+
+/// Who is slow is cut off, and that is told before the process ends.
+fn cut_off(scene: &Scene<'_>) {
+    let proxy = "  drain: { delay: 0s, deadline: 2s }\n".to_owned();
+    let mut fleet = scene.fleet(&Plan { proxy, ..Plan::default() });
+    let mut slow = TcpStream::connect(fleet.proxies[0].faces.proxy).expect("it listens");
+    let head = format!(
+        "POST /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\nContent-Length: 9\r\n\r\n{{",
+        fleet.made.spare.secret
+    );
+    slow.write_all(head.as_bytes()).expect("it reads");
+    scene.strike();
+    let ended = fleet.proxies[0].stop();
+    scene.check(ended.code() == Some(3), format!("it ends with {ended}"));
+    let logged = fleet.proxies[0].read("access.log").contains("\"client_gone\"");
+    scene.check(logged, "the access log lacks what was cut off");
+    fleet.proxies[0].start();
+    fleet.proxies[0].wait_until_ready();
+    scene.wait_for_alert();
     fleet.wait_for_work(scene);
     fleet.close(scene);
 }
