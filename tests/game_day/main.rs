@@ -45,7 +45,7 @@ pub struct Fault {
 const ALWAYS: &str = "ScimGuardCredentialRefused";
 
 #[test]
-fn game_day() {
+fn a_day_of_faults_harms_nobody_and_calls_a_person_in_time() {
     let word = std::env::var("FAULTS").unwrap_or_default();
     let all = (1..).zip(faults::ALL.iter().copied().flatten());
     let chosen: Vec<_> = all.filter(|(_, fault)| fault.name.contains(&word)).collect();
