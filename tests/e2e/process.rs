@@ -82,7 +82,8 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The program under test. A relative path counts from where the tests were started, not from where the program runs.
+/// The program under test. A relative path counts from where the tests were started, not from where
+/// the program runs.
 pub fn binary() -> PathBuf {
     let named = std::env::var_os("SCIM_GUARD_BINARY");
     let named = named.map(|path| std::path::absolute(path).expect("a path that is not empty"));

@@ -20,7 +20,8 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    /// Starts Prometheus, which scrapes and evaluates once a second whatever it is told of by [`Self::watch`].
+    /// Starts Prometheus, which scrapes and evaluates once a second whatever it is told of by
+    /// [`Self::watch`].
     pub fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory for its files");
         let folder = directory.path();

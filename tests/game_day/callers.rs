@@ -88,7 +88,8 @@ impl Line {
     }
 
     fn send(&mut self, request: &Request) -> io::Result<Answer> {
-        // A connection that the server has closed meanwhile was used by nobody (RFC 9112 section 9.3.1).
+        // A connection that the server has closed meanwhile was used by nobody (RFC 9112 section
+        // 9.3.1).
         if let Some((address, mut client)) = self.client.take()
             && let Ok(answer) = client.send(request)
         {
@@ -183,9 +184,10 @@ fn user(name: &str) -> Value {
     json!({ "schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"], "userName": name, "active": true })
 }
 
-/// Entra ID's provisioning job. A cycle begins with a connection test, and then pushes. What fails is tried again in
-/// later cycles (escrow), and the job slows down. Any 401 or 403 is taken for bad credentials: quarantine at once, with
-/// one test now and then until one succeeds. So is a cycle of which more than 40 % failed.
+/// Entra ID's provisioning job. A cycle begins with a connection test, and then pushes. What fails
+/// is tried again in later cycles (escrow), and the job slows down. Any 401 or 403 is taken for bad
+/// credentials: quarantine at once, with one test now and then until one succeeds. So is a cycle of
+/// which more than 40 % failed.
 pub struct Entra;
 
 /// One object that is out of step.
@@ -318,7 +320,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const QUARANTINE: Duration = Duration::from_secs(5);
 const LAST_CYCLE: Duration = Duration::from_secs(20);
 
-/// Okta: each task is tried once, and one that fails waits for a person to retry it, unless it is answered with 429.
+/// Okta: each task is tried once, and one that fails waits for a person to retry it.
 /// Somebody joins and somebody leaves, again and again.
 pub struct Okta;
 

@@ -1,9 +1,11 @@
-//! A game day: faults against the shipped binary while identity providers go on with their work, and a real Prometheus
-//! looks on with the rules of `deploy/observability`. Nobody may be quarantined, nobody who has left stay active, no
-//! revoked token come back to life; and where a person is needed, the right alert fires within a minute.
+//! A game day: faults against the shipped binary while identity providers go on with their work,
+//! and a real Prometheus looks on with the rules of `deploy/observability`. Nobody may be
+//! quarantined, nobody who has left stay active, no revoked token come back to life; and where a
+//! person is needed, the right alert fires within a minute.
 //!
-//! Each fault has processes, ports and callers of its own, so they all happen at once. `FAULTS=admin` plays those alone
-//! whose names contain the word. Hours are made short by the config, never by waiting.
+//! Each fault has processes, ports and callers of its own, so they all happen at once.
+//! `FAULTS=admin` plays those alone whose names contain the word. Hours are made short by the
+//! config, never by waiting.
 
 mod alerts;
 mod callers;
@@ -35,8 +37,8 @@ pub struct Fault {
     pub alert: Option<&'static str>,
     /// Those that rightly fire beside it.
     pub also: &'static [&'static str],
-    /// Whether deactivations fail while it lasts, so that a person has to retry them: the backend cannot be had, or
-    /// there is no way to know whether the token is good.
+    /// Whether deactivations fail while it lasts, so that a person has to retry them: the backend
+    /// cannot be had, or there is no way to know whether the token is good.
     pub stops_okta: bool,
     pub play: fn(&Scene<'_>),
 }

@@ -1,4 +1,5 @@
-//! The program under test: it can be ended in every way and started again on the same files and ports.
+//! The program under test: it can be ended in every way and started again on the same files and
+//! ports.
 
 use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, SocketAddr, TcpListener};

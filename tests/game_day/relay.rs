@@ -1,5 +1,6 @@
-//! What lies between two parties that speak HTTP: it can cut them off from each other, be slow, change what is
-//! answered, and speak TLS to the far side. Its address stays when the far side gets another.
+//! What lies between two parties that speak HTTP: it can cut them off from each other, be slow,
+//! change what is answered, and speak TLS to the far side. Its address stays when the far side gets
+//! another.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -1,9 +1,8 @@
-//! The stage of one fault: an admin API, proxies that follow it through relays, a backend, and identity providers at
-//! work.
+//! The stage of one fault: an admin API, proxies that follow it through relays, a backend, and
+//! identity providers at work.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use scim_guard::credential::TokenDigest;
@@ -117,7 +116,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is not as usual, as lines or keys of the config.
 pub struct Plan {
-    /// Keys of a proxy's listener and upstream, and lines of its sections `proxy` and `credentials`.
+    /// Keys of a proxy's listener and upstream, and lines of its sections `proxy` and
+    /// `credentials`.
     pub listener: String,
     pub upstream: String,
     pub proxy: String,
@@ -186,7 +186,8 @@ pub struct Fleet {
     pub made: Credentials,
 }
 
-/// Those of the identity providers, one that nobody uses, and one that was revoked before the day began.
+/// Those of the identity providers, one that nobody uses, and one that was revoked before the day
+/// began.
 pub struct Credentials {
     pub entra: Made,
     pub okta: Made,

@@ -1,4 +1,5 @@
-//! A SCIM server with users alone, whose faults are given to it: it can be away for a moment, or hang.
+//! A SCIM server with users alone, whose faults are given to it: it can be away for a moment, or
+//! hang.
 
 use std::io::BufReader;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -71,7 +71,8 @@ fn lost_for_hours(scene: &Scene<'_>) {
     fleet.close(scene);
 }
 
-/// Beyond `max_stale` nobody can know any more which tokens are good: 503, and 401 for those known as bad.
+/// Beyond `max_stale` nobody can know any more which tokens are good: 503, and 401 for those known
+/// as bad.
 fn lost_for_days(scene: &Scene<'_>) {
     let mut fleet = scene.fleet(&Plan {
         credentials: "  max_stale: { reads: 5s, writes: 5s }\n".to_owned(),

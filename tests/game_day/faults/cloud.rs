@@ -1,5 +1,5 @@
-//! The cloud whose credentials are followed refuses us, or tells less than there is. Our own admin API stands for it,
-//! asked in the cloud's dialect.
+//! The cloud whose credentials are followed refuses us, or tells less than there is. Our own admin
+//! API stands for it, asked in the cloud's dialect.
 
 use rustix::process::Signal;
 use serde_json::Value;
