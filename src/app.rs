@@ -102,6 +102,8 @@ impl App {
         mut inherited: Inherited,
     ) -> Result<Self, Failure> {
         let metrics = Arc::new(Metrics::new());
+        // It may be a while until all is there, and who looks meanwhile should not be alarmed.
+        metrics.config_last_reload_successful.set(1);
         let authority = Authority::new(&config.credentials, Arc::clone(&metrics));
         let draining = Arc::new(AtomicBool::new(false));
 

@@ -45,7 +45,11 @@ impl Certificates {
     pub fn replace(&self, watched: Vec<Watched>) {
         let mut current = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         self.metrics.tls_certificate_expiry.reset();
-        watched.iter().for_each(|it| self.tell(it));
+        self.metrics.tls_last_renewal_successful.reset();
+        for it in &watched {
+            self.renewed(it, true);
+            self.tell(it);
+        }
         *current = watched;
     }
 
@@ -53,10 +57,19 @@ impl Certificates {
     pub fn poll(&self) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         for it in watched.iter_mut() {
-            if it.files.have_changed() && it.tls.renew() {
-                self.tell(it);
+            if it.files.have_changed() {
+                let good = it.tls.renew();
+                self.renewed(it, good);
+                if good {
+                    self.tell(it);
+                }
             }
         }
+    }
+
+    fn renewed(&self, watched: &Watched, good: bool) {
+        let gauge = &self.metrics.tls_last_renewal_successful;
+        gauge.with_label_values(&[&watched.listener]).set(i64::from(good));
     }
 
     fn tell(&self, watched: &Watched) {

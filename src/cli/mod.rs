@@ -118,6 +118,7 @@ impl ConfigFile {
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     refuse_core_dumps();
+    raise_descriptor_limit();
     let outcome = match Cli::parse().command {
         Command::Serve { config, watch } => serve::run(&config, watch),
         Command::Check { config, print, output } => check::run(&config, print, &output),
@@ -182,6 +183,14 @@ fn refuse_core_dumps() {
     // Where neither is allowed there is no dump either.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// The usual limit is for programs that cannot do with more.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // What is not allowed is done without.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 #[cfg(test)]

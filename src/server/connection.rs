@@ -247,6 +247,7 @@ impl Ended {
             Self::Well => None,
             Self::TimedOut(limit) => Some(limit),
             Self::Handshake(error) if is_gone(error) => None,
+            Self::Handshake(error) if is_about_the_client(error) => Some("client_certificate"),
             Self::Handshake(_) => Some("tls"),
             Self::Error(error) if error.is_parse_too_large() => Some("header_bytes"),
             Self::Error(error) if error.is_parse() => Some("malformed"),
@@ -263,6 +264,12 @@ impl Ended {
             Self::Well | Self::TimedOut(_) => None,
         }
     }
+}
+
+/// Whether a client has shown a certificate that is not to be believed. Strangers show none.
+fn is_about_the_client(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Who only looks whether the port is open closes without a word.

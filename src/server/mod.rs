@@ -162,7 +162,9 @@ struct Scope<S> {
 
 impl Face {
     /// Starts the workers. The number of connections is fixed by the limits of now; the others
-    /// are read anew for each connection.
+    /// are read anew for each connection. It is a sixth of the descriptors that the system lets
+    /// us have at most: as many may lead to backends, and the rest is for other faces and files.
+    /// Whoever fills a face with connections takes nothing from those that are served.
     pub fn start<S: Service>(
         name: &'static str,
         workers: usize,
@@ -170,7 +172,9 @@ impl Face {
         metrics: &Arc<Metrics>,
         service: impl Fn(&Timers) -> S + Send + Clone + 'static,
     ) -> Self {
-        let connections = limits.load().connections.min(Semaphore::MAX_PERMITS);
+        let wanted = limits.load().connections;
+        let connections = wanted.min(descriptors() / 6).min(Semaphore::MAX_PERMITS);
+        metrics.connections_max.with_label_values(&[name]).set(connections as i64);
         let start = |index: usize| {
             let (messages, inbox) = unbounded_channel();
             let (limits, metrics, make) = (limits.clone(), metrics.clone(), service.clone());
@@ -333,6 +337,12 @@ impl<S: Service> Scope<S> {
         self.metrics.http_rejects.with_label_values(&[self.face, fault.cause()]).inc();
         self.service.refuse(fault, request, connection)
     }
+}
+
+/// How many descriptors we may have.
+fn descriptors() -> usize {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
 }
 
 /// A turn of a worker's loop takes microseconds.

@@ -311,6 +311,9 @@ impl Store for Memory {
 
     async fn dispute(&self, held: &History) -> Result<(), Failed> {
         let mut state = self.lock();
+        if state.accepts.contains(held) {
+            return Ok(());
+        }
         state.disputed = true;
         state.contenders.insert(held.clone());
         Ok(())

@@ -362,7 +362,8 @@ pub trait Store: Send + Sync + 'static {
 
     async fn remove_lease(&self, instance: &str) -> Result<(), Failed>;
 
-    /// Notes that somebody holds a state which this store has never been in.
+    /// Notes that somebody holds a state which this store has never been in. One of a history that
+    /// was accepted is none.
     async fn dispute(&self, held: &History) -> Result<(), Failed>;
 
     /// Ends the dispute in favour of the present state: a new history begins, and the old ones,

@@ -275,6 +275,10 @@ impl Store for Sqlite {
 
     async fn dispute(&self, held: &History) -> Result<(), Failed> {
         let mut kept = self.lock().await;
+        // An operator may have agreed since the report came in.
+        if read::histories(&mut kept.connection, true).await?.contains(held) {
+            return Ok(());
+        }
         let disputed = read::head(&mut kept.connection).await?.disputed;
         if disputed && read::histories(&mut kept.connection, false).await?.contains(held) {
             return Ok(());

@@ -408,11 +408,15 @@ async fn an_accepted_dispute_begins_a_new_history(store: Arc<dyn Store>) {
     let time = START.plus(Duration::from_secs(9));
     let head =
         store.accept(AuditEntry { time, ..entry("history.accept") }).await.expect("accepted");
-    let mut accepts = vec![held, other, before.position.history.clone()];
+    let mut accepts = vec![held.clone(), other, before.position.history.clone()];
     accepts.sort();
     assert_ne!(head.position.history, before.position.history);
     let position = Position { history: head.position.history.clone(), ..before.position.clone() };
     assert_eq!(head, Head { position, disputed: false, accepts, began: time });
+    // A report that came in before is noted after.
+    for history in [&held, &before.position.history] {
+        store.dispute(history).await.expect("noted");
+    }
     assert_eq!(store.head().await.expect("a head"), head);
     assert_eq!(*store.latest().borrow(), head.position);
     let told = store.changes(&before.position, None, 9).await.expect("read");

@@ -19,6 +19,7 @@ pub struct Metrics {
     pub upstream_duration: Histogram,
     pub requests_in_flight: IntGauge,
     pub connections: IntGaugeVec,
+    pub connections_max: IntGaugeVec,
     pub http_rejects: IntCounterVec,
     credential_refusals: IntCounterVec,
     pub credentials: IntGaugeVec,
@@ -36,6 +37,7 @@ pub struct Metrics {
     pub cache_hit: IntCounter,
     pub cache_miss: IntCounter,
     pub tls_certificate_expiry: GaugeVec,
+    pub tls_last_renewal_successful: IntGaugeVec,
     pub config_last_reload_successful: IntGauge,
     pub config_last_reload_success_time: Gauge,
     pub config_hash: GaugeVec,
@@ -79,6 +81,11 @@ impl Metrics {
             requests_in_flight: make
                 .gauge("requests_in_flight", "Requests begun and not yet answered in full."),
             connections: make.int_gauges("connections", "Connections from clients.", &["face"]),
+            connections_max: make.int_gauges(
+                "connections_max",
+                "Connections from clients that there may be at a time; more wait.",
+                &["face"],
+            ),
             http_rejects: make.counters(
                 "http_rejects_total",
                 "Connections ended by a failed TLS handshake, a request that is no HTTP, or a limit on time or size.",
@@ -140,6 +147,11 @@ impl Metrics {
             tls_certificate_expiry: make.gauges(
                 "tls_certificate_expiry_timestamp_seconds",
                 "When the first of a listener's certificates ends; the label is the address in the config.",
+                &["listener"],
+            ),
+            tls_last_renewal_successful: make.int_gauges(
+                "tls_last_renewal_successful",
+                "Whether a listener's certificates, keys and authorities could be used when they last changed.",
                 &["listener"],
             ),
             config_last_reload_successful: make.gauge(

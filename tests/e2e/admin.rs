@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::guard::{binary, listening, write};
-use crate::process::Process;
+use crate::guard::{listening, write};
+use crate::process::{Process, binary};
 
 pub struct Admin {
     pub address: SocketAddr,

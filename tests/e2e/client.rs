@@ -63,9 +63,13 @@ impl Request {
         self.body(body.to_string())
     }
 
+    /// It is SCIM, unless the type is given already.
     pub fn body(mut self, body: impl Into<String>) -> Self {
         self.body = Some(body.into());
-        self.header("Content-Type", "application/scim+json")
+        match self.headers.iter().any(|(name, _)| *name == "Content-Type") {
+            true => self,
+            false => self.header("Content-Type", "application/scim+json"),
+        }
     }
 
     fn encode(&self, address: SocketAddr) -> String {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::backend::RunningBackend;
 use crate::client::{Client, Request};
-use crate::process::{Process, in_repository};
+use crate::process::{Process, binary};
 
 pub struct Guard {
     pub address: SocketAddr,
@@ -230,13 +230,6 @@ fn credentials(rows: &[Row]) -> String {
 
 pub fn write(directory: &Path, name: &str, text: &str) {
     fs::write(directory.join(name), text).expect("the directory is ours");
-}
-
-/// A relative path counts from where the tests were started, not from where the program runs.
-pub fn binary() -> PathBuf {
-    let named = std::env::var_os("SCIM_GUARD_BINARY");
-    let named = named.map(|path| std::path::absolute(path).expect("a path that is not empty"));
-    named.unwrap_or_else(|| in_repository("target/static/scim-guard"))
 }
 
 /// Where a face listens, from the diagnostics: the config left the port to the kernel.

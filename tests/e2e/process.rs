@@ -98,6 +98,14 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// The program under test. A relative path counts from where the tests were started, not from where
+/// the program runs.
+pub fn binary() -> PathBuf {
+    let named = std::env::var_os("SCIM_GUARD_BINARY");
+    let named = named.map(|path| std::path::absolute(path).expect("a path that is not empty"));
+    named.unwrap_or_else(|| in_repository("target/static/scim-guard"))
+}
+
 /// A path below the root of the repository.
 pub fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

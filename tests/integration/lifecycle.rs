@@ -1,7 +1,10 @@
 //! Start, reload, limits on time, and an orderly end.
 
+use std::process::Stdio;
+
 use rustix::process::Signal;
 
+use crate::admin::Process;
 use crate::backend::{Act, Backend, ok};
 use crate::guard::{Setup, TOKEN, route, wait_for};
 use crate::http::Client;
@@ -46,6 +49,30 @@ fn a_bad_reload_changes_nothing_and_says_why() {
         assert_eq!(guard.get("/Users", TOKEN).status, 200);
         assert_eq!(guard.metric("scim_guard_config_last_reload_successful"), 0.0, "{told}");
     }
+}
+
+/// Strangers who open connections and say nothing need no token. They may have what is left over.
+#[test]
+fn who_takes_all_connections_takes_none_from_the_backend() {
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let backend = Backend::start(|_| Act::Close(answer.to_vec()));
+    let folder = tempfile::tempdir().expect("a folder");
+    Setup::new(backend.address).proxy("limits: { header_timeout: 3s }").write(folder.path());
+    let launcher = ["sh", "-c", "ulimit -n 80; exec \"$@\"", "sh"];
+    let process = Process::launch_by(folder.path(), &launcher, Stdio::null());
+    process.wait_until_ready();
+    assert_eq!(process.metric("scim_guard_connections_max{face=\"proxy\"}"), 13.0);
+    let address = process.address("proxy");
+    let mut client = Client::connect(address);
+    assert_eq!(client.get("/Users", TOKEN).status, 200);
+    let _strangers: Vec<_> = (0..100).map(|_| Client::connect(address)).collect();
+    wait_for("all connections", || {
+        process.metric("scim_guard_connections{face=\"proxy\"}") == 13.0
+    });
+    for _ in 0..20 {
+        assert_eq!(client.get("/Users", TOKEN).status, 200, "with a new connection behind us");
+    }
+    assert!(!process.said().contains("Too many open files"), "{}", process.said());
 }
 
 #[test]

@@ -111,6 +111,21 @@ fn the_successor_waits_for_the_store() {
     traffic.stop();
 }
 
+/// A successor that waits for its table has read its config all the same.
+#[test]
+fn who_is_not_ready_yet_raises_no_alarm() {
+    let (backend, nobody) =
+        (Backend::friendly(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let folder = tempfile::tempdir().expect("a folder");
+    let admin = nobody.local_addr().expect("bound");
+    let follower = crate::admin::follower(admin, backend.address);
+    furnish(folder.path(), &follower.replacen("127.0.0.1:0", &address.to_string(), 1));
+    let waiting = launch_on(folder.path(), &listener);
+    assert_eq!(waiting.metric("scim_guard_config_last_reload_successful"), 1.0);
+}
+
 #[test]
 fn a_socket_that_nobody_names_is_told() {
     let backend = Backend::friendly();

@@ -312,7 +312,7 @@ fn clients_show_certificates_where_they_must() {
             ))
             .file("ca.crt", &clients.pem())
             .start();
-        for version in [&TLS12, &TLS13] {
+        for (round, version) in [&TLS12, &TLS13].into_iter().enumerate() {
             let client = |identity: Option<&Pair>| TlsClient {
                 config: authority.config(&[version], identity),
                 ..authority.client()
@@ -330,9 +330,12 @@ fn clients_show_certificates_where_they_must() {
                 let told = client(Some(&bad)).refusal(guard.proxy);
                 assert!(told.contains("alert"), "{told}");
             }
+            let count = 2.0 * (round + 1) as f64;
+            wait_for("the count", || rejects(&guard, "client_certificate") == count);
             if required {
                 let told = client(None).refusal(guard.proxy);
                 assert!(told.contains("alert"), "{told}");
+                wait_for("the count", || rejects(&guard, "tls") == (round + 1) as f64);
             } else {
                 assert_eq!(client(None).connect(guard.proxy).get("/Users", TOKEN).status, 200);
             }
@@ -394,8 +397,11 @@ fn files_that_do_not_fit_keep_the_old_ones_and_say_so_once() {
     let guard = setup(&backend, &old).start();
     let client = authority.client();
     let mut kept = client.connect(guard.proxy);
+    let good = "scim_guard_tls_last_renewal_successful{listener=\"127.0.0.1:0\"}";
+    assert_eq!(guard.metric(good), 1.0);
     guard.replace("tls.crt", &new.certificate);
     guard.wait_for_diagnostic("tls.key: is not the key of the first certificate in");
+    wait_for("the metric", || guard.metric(good) == 0.0);
     assert!(client.shown(guard.proxy) == old.der());
     guard.replace("tls.key", &new.key[..100]);
     guard.wait_for_diagnostic("tls.key: is broken or cut short");
@@ -405,6 +411,7 @@ fn files_that_do_not_fit_keep_the_old_ones_and_say_so_once() {
     assert_eq!(kept.get("/Users", TOKEN).status, 200);
     install(&guard, &new);
     wait_for("the new certificate", || client.shown(guard.proxy) == new.der());
+    wait_for("the metric", || guard.metric(good) == 1.0);
     let told = guard.diagnostics();
     assert_eq!(told.matches("No such file").count(), 1, "{told}");
     assert_eq!(told.matches("the last good files stay in force").count(), 3, "{told}");
