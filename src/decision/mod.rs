@@ -25,16 +25,17 @@ use hyper::body::Incoming;
 use crate::authority::Seat;
 use crate::clock::Clock;
 use crate::config::value::{Authorization, Network};
-use crate::config::{self, Edge, LogPath};
+use crate::config::{self, Edge};
 use crate::credential::TenantId;
 use crate::gate::{Gate, Permit, Refused};
 use crate::identity;
-use crate::record::{Record, Recorder, TRACEPARENT, Trace, single};
+use crate::record::{Logged, Record, Recorder, TRACEPARENT, Trace, single};
 use crate::refusal::{REQUEST_ID, Refusal};
 use crate::route::{Place, Routes, Target, Unclear};
 use crate::server::{Connection, HeadFault, Service};
 use crate::telemetry::access::LineBuffer;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::SpanBuffer;
 use subrequest::{Family, Profile};
 
 /// What a reload replaces as a whole.
@@ -44,8 +45,7 @@ pub struct Settings {
     keeps_authorization: Vec<bool>,
     /// By the name that the server has for a listener.
     listeners: HashMap<String, Listener>,
-    /// How paths are logged; `None` if there is no access log.
-    access: Option<LogPath>,
+    logged: Logged,
 }
 
 struct Listener {
@@ -73,7 +73,7 @@ impl Settings {
             routes: Routes::new(&proxy.routes),
             keeps_authorization: proxy.routes.iter().map(keeps).collect(),
             listeners: listeners.collect(),
-            access: log.access.then_some(log.path),
+            logged: log.into(),
         }
     }
 }
@@ -139,7 +139,7 @@ impl Asker<'_> {
         question: Parts,
         read: impl FnOnce(Parts) -> Result<Parts, Refusal>,
     ) -> Response<Bytes> {
-        let mut record = self.face.record(&question, self.client, self.settings.access);
+        let mut record = self.face.record(&question, self.client, self.settings.logged);
         match self.decide(question, read, &mut record).await {
             Ok(response) => {
                 record.allowed(response.status());
@@ -162,7 +162,7 @@ impl Asker<'_> {
             return Err(Refusal::AddressRefused.into());
         }
         let original = read(question)?;
-        record.about(&original.method, &original.uri);
+        record.about(&original);
         let target = Target::parse(&original)?;
         let routes = &self.settings.routes;
         if target.host.is_none() && routes.need_hosts() {
@@ -216,19 +216,19 @@ fn removed(response: &Response<Bytes>) -> Option<&'static str> {
 const PATIENCE: Duration = Duration::from_millis(150);
 
 impl Decision {
-    pub fn new(shared: Arc<Shared>, seat: Seat, lines: LineBuffer) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        seat: Seat,
+        lines: LineBuffer,
+        spans: Option<SpanBuffer>,
+    ) -> Self {
         let gate = Gate::new(seat, shared.clock.clone());
         let (clock, metrics) = (shared.clock.clone(), Arc::clone(&shared.metrics));
-        let recorder = Rc::new(Recorder::new("decision", clock, metrics, lines));
+        let recorder = Rc::new(Recorder::new("decision", clock, metrics, lines, spans));
         Self { shared, gate, recorder }
     }
 
-    fn record(
-        &self,
-        question: &Parts,
-        client: &Connection,
-        logged: Option<LogPath>,
-    ) -> Box<Record> {
+    fn record(&self, question: &Parts, client: &Connection, logged: Logged) -> Box<Record> {
         let said = single(&question.headers, TRACEPARENT).and_then(Trace::parse);
         let trace = said.unwrap_or_else(Trace::begin);
         Record::open(&self.recorder, question, trace, client, logged)
@@ -242,7 +242,7 @@ impl Decision {
         client: &Connection,
         settings: &Settings,
     ) -> Response<Bytes> {
-        let mut record = self.record(question, client, settings.access);
+        let mut record = self.record(question, client, settings.logged);
         record.refused(&refusal.into());
         let response = refusal.response(&record.request_id);
         match settings.listeners.get(&*client.listener).map(|it| &it.dialect) {
