@@ -17,4 +17,5 @@ mod location;
 mod process;
 mod sdk;
 mod suite;
+mod traces;
 mod traffic;

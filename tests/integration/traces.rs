@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::backend::{Act, Backend, Nowhere, Seen, ok};
-use crate::guard::{Guard, Setup, TOKEN, command, wait_for};
+use crate::guard::{Guard, Setup, TOKEN, command, listening, wait_for};
+use crate::http::Client;
 use crate::tls::{Authority, PAIR};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -77,6 +78,31 @@ fn who_is_not_sampled_gets_no_spans_and_the_backend_knows() {
     assert!(traced(&guard, &backend, "00").ends_with("-01"));
     guard.stop();
     assert_eq!(receiver.seen().len(), 1);
+}
+
+#[test]
+fn a_question_of_another_proxy_gets_spans_about_what_it_asked() {
+    let (backend, receiver) = (Backend::friendly(), Backend::friendly());
+    let mut setup = setup(&backend, &url(&receiver));
+    setup.top = "decision: [{ address: '127.0.0.1:0', edge: traefik }]\n".to_owned();
+    let guard = setup.start();
+    let address = listening(&guard.diagnostics(), "decision")[0];
+    let reply = Client::connect(address).send(&format!(
+        "GET /question HTTP/1.1\r\nHost: guard.internal\r\nX-Forwarded-Method: POST\r\n\
+         X-Forwarded-Uri: /scim/v2/Users\r\nX-Forwarded-Host: scim.test\r\n\
+         Authorization: Bearer {TOKEN}\r\ntraceparent: 00-{TRACE}-{SPAN}-01\r\n\r\n"
+    ));
+    assert_eq!(reply.status, 200);
+    guard.stop();
+    let seen = receiver.only();
+    for text in ["POST /scim/v2", "decision", "/scim/v2/Users", "scim.test"] {
+        assert!(contains(&seen, text.as_bytes()), "{text}");
+    }
+    for text in ["guard.internal", "/question"] {
+        assert!(!contains(&seen, text.as_bytes()), "{text}");
+    }
+    assert!(contains(&seen, &hex::decode(SPAN).expect("digits")));
+    assert!(backend.seen().is_empty());
 }
 
 #[test]
