@@ -27,10 +27,12 @@ use crate::ops::{Ops, Scrapes};
 use crate::proxy::{self, Proxy};
 use crate::server::{Acceptor, Face, Inherited, Listener, Tls, Transport};
 use crate::source::Feed;
+use crate::source::client;
 use crate::source::embedded::Embedded;
 use crate::source::native::Native;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::{self, CERTIFICATE, Traces};
 use admin::{AdminFace, Core};
 use certificates::{Certificates, Watched};
 use clouds::CloudSource;
@@ -51,6 +53,7 @@ pub struct App {
     certificates: Arc<Certificates>,
     minder: Minder,
     log_end: Receiver<()>,
+    traces_end: Option<Receiver<()>>,
 }
 
 struct ProxyFace {
@@ -94,11 +97,12 @@ impl std::error::Error for Failure {}
 
 impl App {
     /// Starts everything that the config names, on sockets of its own where none is `inherited`.
-    /// Access lines go to `access`.
+    /// Access lines go to `access`, and spans where `traces` says, if anywhere.
     pub async fn start(
         config: Config,
         clock: Clock,
         access: impl io::Write + Send + 'static,
+        traces: Option<traces::Settings>,
         mut inherited: Inherited,
     ) -> Result<Self, Failure> {
         let metrics = Arc::new(Metrics::new());
@@ -155,12 +159,15 @@ impl App {
         let files = files::Follower::start(credentials, known, clock.clone(), Arc::new(round()))
             .map_err(|invalid| Failure(invalid.to_string()))?;
 
+        let traces =
+            traces.map(|settings| start_traces(&settings, &clock, &metrics)).transpose()?;
+        let (traces, traces_end) = traces.unzip();
         let (log, log_end) = AccessLog::start(access, config.log.format, Arc::clone(&metrics));
         let proxy = config.proxy.as_ref().zip(settings).map(|(config, settings)| {
             let settings = ArcSwap::from_pointee(settings);
             let (clock, metrics) = (clock.clone(), Arc::clone(&metrics));
             let shared = Arc::new(proxy::Shared { settings, clock, metrics });
-            ProxyFace::start(config, shared, &authority, log.clone())
+            ProxyFace::start(config, shared, &authority, log.clone(), traces.clone())
         });
         let asked = config.proxy.as_ref().filter(|_| !config.decision.is_empty());
         let decision = asked.map(|proxy| {
@@ -169,9 +176,9 @@ impl App {
             let (clock, metrics) = (clock.clone(), Arc::clone(&metrics));
             let draining = Arc::clone(&draining);
             let shared = Arc::new(decision::Shared { settings, clock, metrics, draining });
-            DecisionFace::start(proxy, shared, &authority, log.clone())
+            DecisionFace::start(proxy, shared, &authority, log.clone(), traces.clone())
         });
-        drop(log); // Its thread ends with the last worker.
+        drop((log, traces)); // Their threads end with the last worker.
         let rounds = [
             proxy.as_ref().map(|proxy| proxy.entrance.face.round()),
             decision.as_ref().map(|decision| decision.entrance.face.round()),
@@ -222,6 +229,7 @@ impl App {
             certificates,
             minder,
             log_end,
+            traces_end,
         };
         if follows_another {
             // Whoever has these sockets beside us may have a table: a request that comes to us
@@ -390,6 +398,10 @@ impl App {
         if self.log_end.recv_timeout(LOG_PATIENCE) == Err(RecvTimeoutError::Timeout) {
             tracing::error!("standard output is not read; the last access lines are lost");
         }
+        let traces_end = self.traces_end.map(|end| end.recv_timeout(TRACES_PATIENCE));
+        if traces_end == Some(Err(RecvTimeoutError::Timeout)) {
+            tracing::warn!("the receiver of traces is slow; the last spans are lost");
+        }
         if let Some(ops) = self.ops {
             if self.metrics.drain_cut_off.get() > 0 {
                 ops.be_seen(&self.clock).await;
@@ -405,6 +417,7 @@ const LOAD_PAUSE: Duration = Duration::from_millis(20);
 /// For whoever reads the metrics to do so once more.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(15);
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+const TRACES_PATIENCE: Duration = Duration::from_secs(3);
 /// For what the admin API still answers when we leave.
 const ADMIN_DRAIN: Duration = Duration::from_secs(5);
 
@@ -442,6 +455,20 @@ fn feed(
 
 fn settings(proxy: &config::Proxy, log: &config::Log) -> Result<proxy::Settings, Failure> {
     proxy::Settings::new(proxy, log).map_err(|faults| Failure(faults.join("\n")))
+}
+
+fn start_traces(
+    settings: &traces::Settings,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> Result<(Traces, Receiver<()>), Failure> {
+    let certificate = settings.certificate.as_deref();
+    let http = client::pool(settings.is_secure(), certificate, 1)
+        .map_err(|what| Failure(format!("{CERTIFICATE}: {what}")))?;
+    let started = Traces::start(settings, http, clock.clone(), Arc::clone(metrics));
+    let started = started.map_err(Failure)?;
+    tracing::info!(receiver = settings.receiver(), "spans are sent");
+    Ok(started)
 }
 
 /// What a listener is to be: its address as configured, and how it is secured.
@@ -539,11 +566,13 @@ impl ProxyFace {
         shared: Arc<proxy::Shared>,
         authority: &Arc<Authority>,
         log: AccessLog,
+        traces: Option<Traces>,
     ) -> Self {
         let limits = Arc::new(ArcSwap::from_pointee(config.limits.clone()));
         let (parts, authority) = (Arc::clone(&shared), Arc::clone(authority));
         let face = Face::start("proxy", workers(config), &limits, &shared.metrics, move |timers| {
-            Proxy::new(Arc::clone(&parts), authority.seat(), log.buffer(), timers)
+            let spans = traces.as_ref().map(Traces::buffer);
+            Proxy::new(Arc::clone(&parts), authority.seat(), log.buffer(), spans, timers)
         });
         Self { shared, entrance: Entrance::new("proxy", face, limits) }
     }
@@ -555,11 +584,13 @@ impl DecisionFace {
         shared: Arc<decision::Shared>,
         authority: &Arc<Authority>,
         log: AccessLog,
+        traces: Option<Traces>,
     ) -> Self {
         let limits = Arc::new(ArcSwap::from_pointee(patient(&config.limits)));
         let (parts, authority) = (Arc::clone(&shared), Arc::clone(authority));
         let face = Face::start("decision", workers(config), &limits, &shared.metrics, move |_| {
-            Decision::new(Arc::clone(&parts), authority.seat(), log.buffer())
+            let spans = traces.as_ref().map(Traces::buffer);
+            Decision::new(Arc::clone(&parts), authority.seat(), log.buffer(), spans)
         });
         Self { shared, entrance: Entrance::new("decision", face, limits) }
     }

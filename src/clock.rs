@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -165,6 +165,12 @@ impl Clock {
     pub fn uptime(&self) -> Uptime {
         let boot = self.0.dial.boot();
         Uptime(Duration::from_nanos(boot.unsigned_abs()))
+    }
+
+    /// What the wall clock, as it is set now, would have told at a boot time.
+    pub fn wall_at(&self, boot: Uptime) -> SystemTime {
+        let nanos = self.0.dial.offset() + boot.0.as_nanos() as i64;
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos.max(0).unsigned_abs())
     }
 
     /// Hears what time it is elsewhere, as the `Date` of an answer tells: whole seconds, and a little
@@ -350,6 +356,17 @@ mod tests {
         assert_eq!(clock.now().age(&then), Duration::from_secs(60));
         clock.set_wall(START.plus(Duration::from_secs(90)));
         assert_eq!(clock.now().age(&then), Duration::from_secs(90));
+    }
+
+    #[test]
+    fn a_boot_time_is_told_by_the_wall_clock_of_now() {
+        let clock = Clock::manual(START);
+        let then = clock.uptime();
+        clock.advance(Duration::from_micros(1500));
+        let told = |boot| clock.wall_at(boot).duration_since(SystemTime::UNIX_EPOCH);
+        let start = Duration::from_millis(START.0.unsigned_abs());
+        assert_eq!(told(then).expect("after 1970"), start);
+        assert_eq!(told(clock.uptime()).expect("after 1970"), start + Duration::from_micros(1500));
     }
 
     #[test]

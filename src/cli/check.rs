@@ -21,6 +21,7 @@ use crate::source::file::{CredentialReader, DenyList, Faults, Format};
 use crate::source::tencent::Tencent;
 use crate::source::watch::{Look, WatchedFile};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces;
 
 pub fn run(file: &ConfigFile, print: bool, output: &Output) -> Result<ExitCode, String> {
     let config = Config::load(&file.file);
@@ -67,6 +68,7 @@ fn examine(config: &Config, name: &str) -> Examined {
         facts.push(("routes", json!(proxy.routes.len())));
         faults.extend(Settings::new(proxy, &config.log).err().into_iter().flatten());
     }
+    faults.extend(traces::Settings::from_env().err().into_iter().flatten());
     let listeners = config.proxy.iter().flat_map(|proxy| proxy.listeners.iter().enumerate());
     let doors = listeners.map(|(index, it)| (format!("proxy.listeners[{index}].tls"), &it.tls));
     if !config.decision.is_empty() {

@@ -54,7 +54,8 @@ async fn show(folder: &Path) -> Result<ExitCode, String> {
         Face::start("sample", 1, &limits, &Arc::new(Metrics::new()), move |_| sample.clone());
     let face = Arc::new(face);
     let _accepting = face.accept(backend, Transport::default());
-    let app = App::start(config, Clock::system(), std::io::stdout(), Inherited::default()).await;
+    let (clock, inherited) = (Clock::system(), Inherited::default());
+    let app = App::start(config, clock, std::io::stdout(), None, inherited).await;
     let app = app.map_err(|failure| failure.to_string())?;
     while !app.is_loaded() {
         tokio::time::sleep(TICK).await;

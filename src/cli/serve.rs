@@ -13,7 +13,7 @@ use crate::authority::files::INTERVAL;
 use crate::clock::Clock;
 use crate::server::Inherited;
 use crate::source::watch::{Look, WatchedFile};
-use crate::telemetry::Diagnostics;
+use crate::telemetry::{Diagnostics, traces};
 
 pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
     let mut watched = watch.then(|| WatchedFile::new(&file.file));
@@ -22,12 +22,13 @@ pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
         let _ = watched.look();
     }
     let inherited = Inherited::from_env()?;
+    let traces = traces::Settings::from_env().map_err(|faults| faults.join("\n"))?;
     let config = file.load()?;
     let diagnostics = Diagnostics::start(&config.log);
     let supervisor = Supervisor::from_env();
     control_runtime()?.block_on(async {
         let mut signals = Signals::new()?;
-        let starting = App::start(config, Clock::system(), std::io::stdout(), inherited);
+        let starting = App::start(config, Clock::system(), std::io::stdout(), traces, inherited);
         let app = tokio::select! {
             app = starting => app,
             // It may have to wait for a store or a table.

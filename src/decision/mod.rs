@@ -25,16 +25,17 @@ use hyper::body::Incoming;
 use crate::authority::Seat;
 use crate::clock::Clock;
 use crate::config::value::{Authorization, Network};
-use crate::config::{self, Edge, LogPath};
+use crate::config::{self, Edge};
 use crate::credential::TenantId;
 use crate::gate::{Gate, Refused};
 use crate::identity;
-use crate::record::{Record, Recorder, TRACEPARENT, Trace, single};
+use crate::record::{Logged, Record, Recorder, TRACEPARENT, Trace, single};
 use crate::refusal::{REQUEST_ID, Refusal};
 use crate::route::{Place, Routes, Target, Unclear};
 use crate::server::{Connection, HeadFault, Service};
 use crate::telemetry::access::LineBuffer;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::SpanBuffer;
 use subrequest::{Family, Profile};
 
 /// What a reload replaces as a whole.
@@ -46,8 +47,7 @@ pub struct Settings {
     listeners: HashMap<String, Arc<Listener>>,
     /// Those that a reload has closed, for the connections that are left of them.
     closed: HashMap<String, Arc<Listener>>,
-    /// How paths are logged; `None` if there is no access log.
-    access: Option<LogPath>,
+    logged: Logged,
     header_bytes: u64,
     header_timeout: Duration,
 }
@@ -78,7 +78,7 @@ impl Settings {
             keeps_authorization: proxy.routes.iter().map(keeps).collect(),
             listeners: listeners.collect(),
             closed: HashMap::new(),
-            access: log.access.then_some(log.path),
+            logged: log.into(),
             header_bytes: proxy.limits.header_bytes.0,
             header_timeout: proxy.limits.header_timeout.0,
         }
@@ -166,7 +166,7 @@ impl Terms<'_> {
         question: Parts,
         read: impl FnOnce(Parts) -> Result<Parts, Refusal>,
     ) -> Answer {
-        let mut record = self.face.record(&question, self.client, self.settings.access);
+        let mut record = self.face.record(&question, self.client, self.settings.logged);
         match self.decide(question, read, &mut record).await {
             Ok(allowed) => {
                 record.allowed(StatusCode::OK);
@@ -189,7 +189,7 @@ impl Terms<'_> {
             return Err(Refusal::AddressRefused.into());
         }
         let original = read(question)?;
-        record.about(&original.method, &original.uri);
+        record.about(&original);
         let target = Target::parse(&original)?;
         let routes = &self.settings.routes;
         if target.host.is_none() && routes.need_hosts() {
@@ -265,19 +265,19 @@ const ANONYMOUS: &str = "(anonymous)";
 const PATIENCE: Duration = Duration::from_millis(150);
 
 impl Decision {
-    pub fn new(shared: Arc<Shared>, seat: Seat, lines: LineBuffer) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        seat: Seat,
+        lines: LineBuffer,
+        spans: Option<SpanBuffer>,
+    ) -> Self {
         let gate = Gate::new(seat, shared.clock.clone());
         let (clock, metrics) = (shared.clock.clone(), Arc::clone(&shared.metrics));
-        let recorder = Rc::new(Recorder::new("decision", clock, metrics, lines));
+        let recorder = Rc::new(Recorder::new("decision", clock, metrics, lines, spans));
         Self { shared, gate, recorder }
     }
 
-    fn record(
-        &self,
-        question: &Parts,
-        client: &Connection,
-        logged: Option<LogPath>,
-    ) -> Box<Record> {
+    fn record(&self, question: &Parts, client: &Connection, logged: Logged) -> Box<Record> {
         let said = single(&question.headers, TRACEPARENT).and_then(Trace::parse);
         let trace = said.unwrap_or_else(Trace::begin);
         Record::open(&self.recorder, question, trace, client, logged)
@@ -291,7 +291,7 @@ impl Decision {
         client: &Connection,
         settings: &Settings,
     ) -> Response<Bytes> {
-        let mut record = self.record(question, client, settings.access);
+        let mut record = self.record(question, client, settings.logged);
         record.refused(&refusal.into());
         let response = refusal.response(&record.request_id);
         match settings.listeners.get(&*client.listener).map(|it| &it.dialect) {

@@ -184,7 +184,7 @@ fn worker(config: &Config) -> Worker<Proxy> {
     let settings = ArcSwap::from_pointee(settings);
     let (log, _) = AccessLog::start(std::io::sink(), LogFormat::Json, Arc::clone(&metrics));
     let shared = Arc::new(Shared { settings, clock, metrics: Arc::clone(&metrics) });
-    let make = move |timers: &_| Proxy::new(shared, seat, log.buffer(), timers);
+    let make = move |timers: &_| Proxy::new(shared, seat, log.buffer(), None, timers);
     Worker::new(proxy.limits.clone(), metrics, make)
 }
 

@@ -82,13 +82,15 @@ impl Forward<'_> {
         let refused = |failure, record: &Record| self.refused(failure, upstream, record);
         upload.prime(timer).await.map_err(|failure| refused(failure, record))?;
         let begun = clock.uptime();
+        let server = (upstream.servers.len() == 1).then_some(upstream.authority.as_str());
+        record.calling(begun, server);
         let connecting = Connecting { local, upstream, pool, timer, begun };
         let unreachable = |why| unreachable(why, upstream);
         let mut connection = connecting.connect(false).await.map_err(unreachable)?;
         loop {
             match exchange(connection, upload, timer, check).await {
                 Ok(answer) => {
-                    record.answered(begun);
+                    record.answered(begun, answer.status);
                     return Ok(answer);
                 }
                 Err(Failure::HungUp) if upload.rewind() => {
@@ -146,6 +148,7 @@ impl Forward<'_> {
         if origin.client != peer {
             record.client = origin.client.map(|client| client.to_string().into());
         }
+        record.scheme(origin.proto);
         let credential = self.permit.credential();
         let keeps = upstream.config.authorization == Authorization::Keep && credential.is_some();
         let identity = Identity {

@@ -81,7 +81,8 @@ pub fn write(
                 false
             }
             "authorization" => authorization_passes && !is_nominated(name),
-            "traceparent" | "tracestate" => identity.trace.is_from_client && !is_nominated(name),
+            "traceparent" => !identity.trace.is_ours && !is_nominated(name),
+            "tracestate" => identity.trace.is_from_client && !is_nominated(name),
             _ => !is_hop_by_hop(name) && !is_ours(name, from_trusted_proxy) && !is_nominated(name),
         };
         if passes {
@@ -113,7 +114,7 @@ fn write_identity(out: &mut Vec<u8>, identity: &Identity<'_>) {
     write_header(out, FORWARDED_HOST, origin.host.as_bytes());
     write_header(out, FORWARDED_PROTO, origin.proto.as_bytes());
     write_header(out, REQUEST_ID.as_str(), identity.request_id.as_bytes());
-    if !identity.trace.is_from_client {
+    if identity.trace.is_ours {
         write_header(out, TRACEPARENT.as_str(), identity.trace.parent());
     }
 }
@@ -240,6 +241,16 @@ mod tests {
     }
 
     fn written(lines: &[(&str, &str)], keep: bool, trusted: bool) -> Vec<String> {
+        let trace = Trace::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        written_within(&trace.expect("well-formed"), lines, keep, trusted)
+    }
+
+    fn written_within(
+        trace: &Trace,
+        lines: &[(&str, &str)],
+        keep: bool,
+        trusted: bool,
+    ) -> Vec<String> {
         let credential = Credential {
             id: CredentialId::parse("c-1").expect("valid"),
             tenant: TenantId::parse("z-1").expect("valid"),
@@ -249,14 +260,12 @@ mod tests {
         };
         let map = headers(lines);
         let origin = Origin { client: Some([127, 0, 0, 1].into()), host: "h", proto: "http" };
-        let trace = Trace::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-        let trace = trace.expect("well-formed");
         let identity = Identity {
             credential: Some(&credential),
             origin: &origin,
             client: Some("127.0.0.1"),
             request_id: "r-1",
-            trace: &trace,
+            trace,
         };
         let mut out = Vec::new();
         write(&mut out, &map, keep, trusted, &identity);
@@ -357,6 +366,23 @@ mod tests {
             let origin = Origin::new(peer, is_tls, "h", &map, &trusted);
             assert_eq!(origin.proto, proto, "{peer:?} {is_tls} {said:?}");
         }
+    }
+
+    #[test]
+    fn a_trace_passes_in_the_clients_words_unless_a_span_of_ours_is_within() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let lines = [("traceparent", good), ("tracestate", "a=b"), ("tracestate", "c=d")];
+        let mut trace = trace(&headers(&lines));
+        let ours = OURS.map(str::to_owned);
+        let state = ["tracestate: a=b".to_owned(), "tracestate: c=d".to_owned()];
+        let mut expected = vec![format!("traceparent: {good}")];
+        expected.extend(state.iter().chain(&ours).cloned());
+        assert_eq!(written_within(&trace, &lines, false, false), expected);
+        trace.go_on(0x1f, true);
+        let parent = good.replace("b7ad6b7169203331", "000000000000001f");
+        let expected: Vec<_> =
+            state.into_iter().chain(ours).chain([format!("traceparent: {parent}")]).collect();
+        assert_eq!(written_within(&trace, &lines, false, false), expected);
     }
 
     #[test]

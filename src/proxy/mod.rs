@@ -26,16 +26,17 @@ use hyper::body::Incoming;
 
 use crate::authority::Seat;
 use crate::clock::Clock;
+use crate::config;
 use crate::config::value::Network;
-use crate::config::{self, LogPath};
 use crate::gate::{Gate, Refused};
-use crate::record::{Record, Recorder};
+use crate::record::{Logged, Record, Recorder};
 use crate::refusal::Refusal;
 use crate::route::{Place, Routes, Target};
 use crate::server::timer::Timers;
 use crate::server::{Connection, HeadFault, Service};
 use crate::telemetry::access::LineBuffer;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::SpanBuffer;
 use backend::Upstream;
 use forward::{Body, Forward};
 use pool::{Pool, Pools};
@@ -48,8 +49,7 @@ pub struct Settings {
     trusted_proxies: Vec<Network>,
     request_body: u64,
     body_idle_timeout: Duration,
-    /// How paths are logged; `None` if there is no access log.
-    access: Option<LogPath>,
+    logged: Logged,
 }
 
 impl Settings {
@@ -73,7 +73,7 @@ impl Settings {
             trusted_proxies: proxy.trusted_proxies.clone(),
             request_body: proxy.limits.request_body.0,
             body_idle_timeout: proxy.limits.body_idle_timeout.0,
-            access: log.access.then_some(log.path),
+            logged: log.into(),
         })
     }
 
@@ -116,15 +116,21 @@ impl Local {
 }
 
 impl Proxy {
-    pub fn new(shared: Arc<Shared>, seat: Seat, lines: LineBuffer, timers: &Timers) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        seat: Seat,
+        lines: LineBuffer,
+        spans: Option<SpanBuffer>,
+        timers: &Timers,
+    ) -> Self {
         let gate = Gate::new(seat, shared.clock.clone());
         let (clock, metrics) = (shared.clock.clone(), Arc::clone(&shared.metrics));
-        let recorder = Rc::new(Recorder::new("proxy", clock, metrics, lines));
+        let recorder = Rc::new(Recorder::new("proxy", clock, metrics, lines, spans));
         let local = Local { recorder, timers: timers.clone(), pools: RefCell::default() };
         Self { shared, gate, local: Rc::new(local) }
     }
 
-    fn record(&self, parts: &Parts, client: &Connection, logged: Option<LogPath>) -> Box<Record> {
+    fn record(&self, parts: &Parts, client: &Connection, logged: Logged) -> Box<Record> {
         let trace = headers::trace(&parts.headers);
         Record::open(&self.local.recorder, parts, trace, client, logged)
     }
@@ -165,7 +171,7 @@ impl Service for Proxy {
     async fn call(&self, request: Request<Incoming>, client: &Connection) -> Response<Body> {
         let settings = self.shared.settings.load_full();
         let (parts, body) = request.into_parts();
-        let mut record = self.record(&parts, client, settings.access);
+        let mut record = self.record(&parts, client, settings.logged);
         let mut body = Some(body);
         let served = self.serve(&settings, &parts, &mut body, client, &mut record).await;
         let mut response = served.unwrap_or_else(|refused| {
@@ -190,9 +196,9 @@ impl Service for Proxy {
         request: Request<Incoming>,
         client: &Connection,
     ) -> Response<Body> {
-        let access = self.shared.settings.load().access;
+        let logged = self.shared.settings.load().logged;
         let (parts, _) = request.into_parts();
-        let mut record = self.record(&parts, client, access);
+        let mut record = self.record(&parts, client, logged);
         let refused = Refused::from(Refusal::from(fault));
         record.refused(&refused);
         let response = refused.refusal.response(&record.request_id);

@@ -1,6 +1,8 @@
 //! What is known of one request while it is under way. Told once, when the last byte of the answer
-//! has gone or nobody waits for it any more: in a line, in the counters and in the histograms.
+//! has gone or nobody waits for it any more: in a line, in the counters and in the histograms, and in
+//! spans if its trace is sampled.
 
+mod journey;
 mod trace;
 
 use std::rc::Rc;
@@ -13,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use prometheus::Histogram;
 
 use crate::clock::{Clock, Now, Uptime};
-use crate::config::LogPath;
+use crate::config::{self, LogPath};
 use crate::credential::{Credential, token};
 use crate::gate::Refused;
 use crate::refusal::{Outcome, REQUEST_ID, Refusal};
@@ -21,7 +23,9 @@ use crate::route::{Place, Route};
 use crate::server::{Connection, Fate};
 use crate::telemetry::access::{Line, LineBuffer};
 use crate::telemetry::metrics::Metrics;
-pub use trace::{TRACEPARENT, Trace};
+use crate::telemetry::traces::SpanBuffer;
+use journey::Journey;
+pub use trace::{TRACEPARENT, TRACESTATE, Trace};
 
 /// Where one worker of a face tells of its requests.
 pub struct Recorder {
@@ -31,20 +35,45 @@ pub struct Recorder {
     request_duration: Histogram,
     decision_duration: Histogram,
     lines: LineBuffer,
+    spans: Option<SpanBuffer>,
 }
 
 impl Recorder {
-    pub fn new(face: &'static str, clock: Clock, metrics: Arc<Metrics>, lines: LineBuffer) -> Self {
+    /// Without `spans` nobody asks for traces.
+    pub fn new(
+        face: &'static str,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        lines: LineBuffer,
+        spans: Option<SpanBuffer>,
+    ) -> Self {
         let (request_duration, decision_duration) = (
             metrics.request_duration.with_label_values(&[face]),
             metrics.decision_duration.with_label_values(&[face]),
         );
-        Self { clock, metrics, face, request_duration, decision_duration, lines }
+        Self { clock, metrics, face, request_duration, decision_duration, lines, spans }
     }
 
-    /// Hands over the lines that have gathered.
+    /// Hands over the lines and spans that have gathered.
     pub fn flush(&self) {
         self.lines.flush();
+        if let Some(spans) = &self.spans {
+            spans.flush();
+        }
+    }
+}
+
+/// What is told of a request's path, and where.
+#[derive(Clone, Copy)]
+pub struct Logged {
+    /// Whether there is an access log.
+    line: bool,
+    path: LogPath,
+}
+
+impl From<&config::Log> for Logged {
+    fn from(log: &config::Log) -> Self {
+        Self { line: log.access, path: log.path }
     }
 }
 
@@ -68,20 +97,24 @@ pub struct Record {
     outcome: Outcome,
     reason: &'static str,
     upstream: Option<Duration>,
-    logged: Option<LogPath>,
+    logged: Logged,
+    /// None if its trace is not sampled.
+    journey: Option<Box<Journey>>,
     fate: Fate,
 }
 
 impl Record {
-    /// `logged` is how the path is to be logged, or `None` if there is to be no line.
     pub fn open(
         recorder: &Rc<Recorder>,
         parts: &Parts,
-        trace: Trace,
+        mut trace: Trace,
         connection: &Connection,
-        logged: Option<LogPath>,
+        logged: Logged,
     ) -> Box<Self> {
         recorder.metrics.requests_in_flight.inc();
+        let spans = recorder.spans.as_ref();
+        let journey =
+            spans.and_then(|it| Journey::begin(it.sampler(), &mut trace, parts, connection));
         Box::new(Self {
             request_id: request_id(&parts.headers),
             trace,
@@ -103,6 +136,7 @@ impl Record {
             reason: Refusal::ClientGone.reason(),
             upstream: None,
             logged,
+            journey,
         })
     }
 
@@ -111,8 +145,11 @@ impl Record {
     }
 
     /// Another proxy asked, and this is what it asked about.
-    pub fn about(&mut self, method: &Method, uri: &Uri) {
-        (self.method, self.uri) = (method.clone(), uri.clone());
+    pub fn about(&mut self, original: &Parts) {
+        (self.method, self.uri) = (original.method.clone(), original.uri.clone());
+        if let Some(journey) = &mut self.journey {
+            journey.about(original);
+        }
     }
 
     pub fn placed(&mut self, place: &Place<'_>) {
@@ -121,8 +158,12 @@ impl Record {
 
     /// The decision has been made; `credential` is whose token it was.
     pub fn decided(&mut self, credential: Option<&Arc<Credential>>) {
-        self.recorder.decision_duration.observe(self.elapsed().as_secs_f64());
+        let elapsed = self.elapsed();
+        self.recorder.decision_duration.observe(elapsed.as_secs_f64());
         self.decided = true;
+        if let Some(journey) = &mut self.journey {
+            journey.decided = Some(elapsed);
+        }
         self.credential = credential.cloned();
     }
 
@@ -135,23 +176,43 @@ impl Record {
         self.forwarding
     }
 
+    /// How the client says that it came, where that is known better than by the connection.
+    pub fn scheme(&mut self, scheme: &'static str) {
+        if let Some(journey) = &mut self.journey {
+            journey.scheme = scheme;
+        }
+    }
+
+    /// The backend is asked from now on; `server` is its name if there is one for all of it.
+    pub fn calling(&mut self, now: Uptime, server: Option<&str>) {
+        if let Some(journey) = &mut self.journey {
+            journey.call(now.since(self.begun.boot), server);
+        }
+    }
+
     /// The head of the backend's answer is here.
-    pub fn answered(&mut self, since: Uptime) {
+    pub fn answered(&mut self, since: Uptime, status: StatusCode) {
         let time = self.recorder.clock.uptime().since(since);
         self.recorder.metrics.upstream_duration.observe(time.as_secs_f64());
         self.upstream = Some(time);
+        if let Some(journey) = &mut self.journey {
+            journey.answered(time, status);
+        }
     }
 
     pub fn allowed(&mut self, status: StatusCode) {
         self.status = status.as_u16();
         self.outcome = Outcome::Allowed;
-        self.reason = if self.credential.is_some() { "allowed" } else { "open" };
+        self.reason = self.admission();
     }
 
     pub fn refused(&mut self, refused: &Refused) {
         let refusal = refused.refusal;
         if !self.decided {
             self.decided(refused.credential.as_ref());
+            if let Some(journey) = &mut self.journey {
+                journey.refused = true;
+            }
         }
         if let Some(credential) = &refused.credential {
             self.recorder.metrics.credential_refused(credential.id.as_str(), refusal.reason());
@@ -172,20 +233,36 @@ impl Record {
         self.reason = reason;
     }
 
+    /// Why it may pass.
+    fn admission(&self) -> &'static str {
+        if self.credential.is_some() { "allowed" } else { "open" }
+    }
+
     fn elapsed(&self) -> Duration {
         self.recorder.clock.uptime().since(self.begun.boot)
     }
 
-    fn write_line(&self, duration: Duration, path: LogPath) {
-        let route = self.route.as_ref().map_or("", |route| &route.label);
-        let credential = self.credential.as_deref();
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or("", |route| &route.label)
+    }
+
+    fn path(&self) -> &str {
+        if self.logged.path == LogPath::Full { self.uri.path() } else { self.route() }
+    }
+
+    fn agent(&self) -> &str {
         let agent = self.user_agent.as_ref().and_then(|agent| agent.to_str().ok());
+        agent.unwrap_or_default()
+    }
+
+    fn write_line(&self, duration: Duration) {
+        let credential = self.credential.as_deref();
         self.recorder.lines.write(&Line {
             time: self.begun.wall,
             face: self.recorder.face,
             method: self.method.as_str(),
-            path: if path == LogPath::Full { self.uri.path() } else { route },
-            route,
+            path: self.path(),
+            route: self.route(),
             status: self.status,
             outcome: self.outcome.as_str(),
             reason: self.reason,
@@ -194,7 +271,7 @@ impl Record {
             client: self.client.as_deref(),
             request_id: &self.request_id,
             trace_id: self.trace.id(),
-            user_agent: agent.unwrap_or_default(),
+            user_agent: self.agent(),
             duration,
             upstream_duration: self.upstream,
             bytes_in: self.bytes_in,
@@ -218,8 +295,11 @@ impl Drop for Record {
         let method = method_label(&self.method);
         let labels = [self.recorder.face, route, method, self.outcome.as_str(), self.reason];
         metrics.requests.with_label_values(&labels).inc();
-        if let Some(path) = self.logged {
-            self.write_line(duration, path);
+        if self.logged.line {
+            self.write_line(duration);
+        }
+        if let Some((journey, spans)) = self.journey.take().zip(self.recorder.spans.as_ref()) {
+            spans.tell(journey.end(self, duration));
         }
     }
 }

@@ -232,7 +232,7 @@ fn push_number(out: &mut String, value: u64) {
 }
 
 /// What stands before a token of ours: it has no business in a path or an agent's name.
-fn redacted(text: &str) -> &str {
+pub(super) fn redacted(text: &str) -> &str {
     let place = memchr::memmem::find(text.as_bytes(), token::PREFIX.as_bytes());
     place.map_or(text, |place| &text[..place])
 }

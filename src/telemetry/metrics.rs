@@ -43,6 +43,7 @@ pub struct Metrics {
     pub config_hash: GaugeVec,
     pub access_lines_dropped: IntCounter,
     pub drain_cut_off: IntCounter,
+    pub spans_dropped: IntCounter,
     pub admin_requests: IntCounterVec,
     pub admin_login_failures: IntCounterVec,
 }
@@ -174,6 +175,10 @@ impl Metrics {
             access_lines_dropped: make.counter(
                 "access_lines_dropped_total",
                 "Access lines lost because standard output was not read.",
+            ),
+            spans_dropped: make.counter(
+                "spans_dropped_total",
+                "Spans lost because the receiver of traces was too slow, or did not take them.",
             ),
             admin_requests: make.counters(
                 "admin_requests_total",

@@ -1,8 +1,9 @@
-//! What happened: metrics for dashboards, a line a request for people, diagnostics for whoever is
-//! woken. Nothing here decides anything.
+//! What happened: metrics for dashboards, a line a request for people, spans for whoever follows a
+//! request through several programs, diagnostics for whoever is woken. Nothing here decides anything.
 
 pub mod access;
 pub mod metrics;
+pub mod traces;
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::WorkerGuard;

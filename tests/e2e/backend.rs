@@ -20,7 +20,7 @@ pub enum Backend {
 pub struct RunningBackend {
     pub address: SocketAddr,
     pub kind: Backend,
-    _process: Process,
+    process: Process,
 }
 
 impl Backend {
@@ -49,7 +49,7 @@ impl Backend {
         let mut process = Process::start(directory, &mut self.command(token));
         let port = process.until("a listening port", |process| listening_port(process.id()));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        RunningBackend { address, kind: self, _process: process }
+        RunningBackend { address, kind: self, process }
     }
 
     fn command(self, token: Option<&str>) -> Command {
@@ -90,6 +90,11 @@ impl fmt::Display for Backend {
 impl RunningBackend {
     pub fn url(&self) -> String {
         format!("http://{}{}", self.address, self.kind.path())
+    }
+
+    /// What it has printed.
+    pub fn written(&self) -> String {
+        self.process.stdout()
     }
 }
 

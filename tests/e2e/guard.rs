@@ -40,10 +40,21 @@ pub enum Authorization {
 impl Guard {
     /// Starts the proxy before the backend, with a file as its source, and waits until it is ready.
     pub fn start(backend: &RunningBackend, authorization: Authorization, rows: &[Row]) -> Self {
+        Self::start_within(backend, authorization, rows, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn start_within(
+        backend: &RunningBackend,
+        authorization: Authorization,
+        rows: &[Row],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the files");
         write(directory.path(), CREDENTIALS, &credentials(rows));
         let source = format!("credentials: {{ source: file, file: {{ path: {CREDENTIALS} }} }}\n");
-        Self::launch(directory, backend, authorization, &source)
+        let config = config(backend, authorization) + &source;
+        Self::launch_config(directory, backend, &config, environment)
     }
 
     /// Starts the proxy with the embedded admin API, and no credential yet.
@@ -65,7 +76,7 @@ impl Guard {
             write(directory.path(), name, content);
         }
         let config = config(backend, Authorization::Remove).replace(TENANT, tenant) + source;
-        Self::launch_config(directory, backend, &config)
+        Self::launch_config(directory, backend, &config, &[])
     }
 
     /// Itself, with the admin API that its config has.
@@ -78,7 +89,7 @@ impl Guard {
     /// config, and waits until it is ready.
     pub fn start_deciding(config: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the files");
-        Self::launch_face(directory, config, "decision").with_admin()
+        Self::launch_face(directory, config, "decision", &[]).with_admin()
     }
 
     /// Starts the program with a `decision` section and a source that it cannot reach.
@@ -108,16 +119,29 @@ impl Guard {
         source: &str,
     ) -> Self {
         let config = config(backend, authorization) + source;
-        Self::launch_config(directory, backend, &config)
+        Self::launch_config(directory, backend, &config, &[])
     }
 
-    fn launch_config(directory: TempDir, backend: &RunningBackend, config: &str) -> Self {
-        Self { path: backend.kind.path(), ..Self::launch_face(directory, config, "proxy") }
+    fn launch_config(
+        directory: TempDir,
+        backend: &RunningBackend,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let launched = Self::launch_face(directory, config, "proxy", environment);
+        Self { path: backend.kind.path(), ..launched }
     }
 
-    fn launch_face(directory: TempDir, config: &str, face: &str) -> Self {
+    fn launch_face(
+        directory: TempDir,
+        config: &str,
+        face: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         write(directory.path(), CONFIG, config);
         let mut command = serve(directory.path());
+        command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT").env_remove("OTEL_TRACES_EXPORTER");
+        command.envs(environment.iter().copied());
         let mut process = Process::start(directory, &mut command);
         let address = listening(&mut process, face);
         let ops = listening(&mut process, "ops");

@@ -18,4 +18,5 @@ mod location;
 mod process;
 mod sdk;
 mod suite;
+mod traces;
 mod traffic;

@@ -2,7 +2,8 @@
 
 Its own command serves HTTP/1.0, one request a connection. Under uvicorn the same application
 speaks HTTP/1.1 with keep-alive, over another storage and another reader of bodies. With
-`STATIC_TOKEN` in the environment it takes that bearer token and no other.
+`STATIC_TOKEN` in the environment it takes that bearer token and no other. It prints the trace
+that each request belongs to.
 """
 
 import os
@@ -19,6 +20,7 @@ TOKEN = os.environ.get("STATIC_TOKEN")
 
 class Application(ASGIApplication):
     def check_auth(self, request: ScimRequest) -> None:
+        print("traceparent:", request.header("traceparent"), flush=True)
         if TOKEN and request.header("Authorization") != f"Bearer {TOKEN}":
             raise UnauthorizedException
 

@@ -25,6 +25,7 @@ pub struct Setup {
     pub listener: String,
     /// Files beside the config.
     pub files: Vec<(&'static str, String)>,
+    pub environment: Vec<(&'static str, String)>,
     /// The list under `proxy.routes`.
     pub routes: String,
     /// More lines of the sections `proxy` and `credentials`, and of the top level.
@@ -42,6 +43,7 @@ impl Setup {
             deny: None,
             listener: String::new(),
             files: Vec::new(),
+            environment: Vec::new(),
             routes: route(backend, ""),
             proxy: String::new(),
             credentials: String::new(),
@@ -76,6 +78,12 @@ impl Setup {
 
     pub fn file(mut self, name: &'static str, content: &str) -> Self {
         self.files.push((name, content.to_owned()));
+        self
+    }
+
+    /// A variable of the program's environment.
+    pub fn variable(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.to_owned()));
         self
     }
 
@@ -127,7 +135,7 @@ impl Setup {
     pub fn start_unread(&self) -> Guard {
         let folder = tempfile::tempdir().expect("a folder");
         self.write(folder.path());
-        let guard = Guard::launch_reading(folder, &["serve"], false);
+        let guard = Guard::launch_by(command(folder.path(), &["serve"]), folder, false);
         wait_for("readiness", || guard.ops("/readyz").status == 200);
         guard
     }
@@ -135,7 +143,9 @@ impl Setup {
     pub fn launch(&self) -> Guard {
         let folder = tempfile::tempdir().expect("a folder");
         self.write(folder.path());
-        Guard::launch(folder, &["serve"])
+        let mut command = command(folder.path(), &["serve"]);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Guard::launch_by(command, folder, true)
     }
 }
 
@@ -183,11 +193,11 @@ impl Guard {
     }
 
     pub fn launch(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
-        Self::launch_reading(folder, arguments, true)
+        Self::launch_by(command(folder.path(), arguments), folder, true)
     }
 
-    fn launch_reading(folder: tempfile::TempDir, arguments: &[&str], reads: bool) -> Self {
-        let mut child = command(folder.path(), arguments)
+    fn launch_by(mut command: Command, folder: tempfile::TempDir, reads: bool) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -349,7 +359,10 @@ pub fn listening(diagnostics: &str, face: &str) -> Vec<SocketAddr> {
 /// The program with its working directory.
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scim-guard"));
-    command.args(arguments).current_dir(folder).env_remove("SCIM_GUARD_CONFIG");
+    command.args(arguments).current_dir(folder);
+    for variable in ["SCIM_GUARD_CONFIG", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_EXPORTER"] {
+        command.env_remove(variable);
+    }
     command
 }
 

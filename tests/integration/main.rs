@@ -34,6 +34,7 @@ mod takeover;
 mod tls;
 #[cfg(feature = "e2e")]
 mod tls_scanners;
+mod traces;
 mod traffic;
 mod upstream_faults;
 mod upstream_restart;

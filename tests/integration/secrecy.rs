@@ -6,15 +6,17 @@ use std::path::Path;
 use crate::backend::Backend;
 use crate::guard::{ID, Setup, route, row};
 
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const PLANTED: &str = "scimg_plantedplantedplantedplantedplantedplanted0_000000";
 
 #[test]
-fn a_token_is_in_no_line_metric_error_or_file() {
-    let backend = Backend::friendly();
+fn a_token_is_in_no_line_span_metric_error_or_file() {
+    let (backend, receiver) = (Backend::friendly(), Backend::friendly());
     let rows = row(ID, PLANTED, "Enabled", "2099-01-01T00:00:00Z");
     let routes = route(backend.address, ", connect_wait: 0s");
     let setup = Setup::new(backend.address).rows(&rows).routes(&routes).deny("[]\n");
-    let mut setup = setup;
+    let endpoint = format!("http://{}", receiver.address);
+    let mut setup = setup.variable("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
     setup.top = "log: { level: trace }\n".to_owned();
     let guard = setup.start();
     let mut answers = Vec::new();
@@ -35,7 +37,7 @@ fn a_token_is_in_no_line_metric_error_or_file() {
             "/no".to_owned(),
         ] {
             answers.push(guard.client().send(&format!(
-                "GET {target} HTTP/1.1\r\nHost: h\r\nAuthorization: {authorization}\r\nX-Request-Id: a-{PLANTED}\r\nUser-Agent: x/{PLANTED}\r\n\r\n"
+                "GET {target} HTTP/1.1\r\nHost: h\r\nAuthorization: {authorization}\r\nX-Request-Id: a-{PLANTED}\r\nUser-Agent: x/{PLANTED}\r\ntraceparent: {PARENT}\r\ntracestate: a={PLANTED}\r\n\r\n"
             )));
         }
     }
@@ -57,8 +59,10 @@ fn a_token_is_in_no_line_metric_error_or_file() {
         let text = format!("{:?}{}", answer.headers, answer.text());
         assert!(!text.contains("planted"), "an answer tells it: {text}");
     }
-    for (name, text) in [("access log", &out), ("diagnostics", &diagnostics), ("metrics", &metrics)]
-    {
+    let sent: Vec<u8> = receiver.seen().into_iter().flat_map(|seen| seen.body).collect();
+    let spans = String::from_utf8_lossy(&sent).into_owned();
+    let (log, told) = (("access log", &out), ("diagnostics", &diagnostics));
+    for (name, text) in [log, told, ("metrics", &metrics), ("spans", &spans)] {
         assert!(!text.is_empty() && !text.contains("planted"), "the {name} tells it:\n{text}");
     }
     for name in ["credentials.yaml", "deny.yaml", "proxy.yaml"] {
