@@ -29,20 +29,20 @@ impl Trace {
     }
 
     pub fn id(&self) -> &str {
-        self.digits(3..35)
+        std::str::from_utf8(&self.parent[3..35]).expect("hexadecimal digits")
     }
 
     pub fn number(&self) -> u128 {
-        u128::from_str_radix(self.id(), 16).expect("as many digits as fit")
+        u128::from_be_bytes(self.bytes(3..35))
     }
 
     /// The span that this request comes from.
     pub fn span(&self) -> u64 {
-        u64::from_str_radix(self.digits(36..52), 16).expect("as many digits as fit")
+        u64::from_be_bytes(self.bytes(36..52))
     }
 
     pub fn flags(&self) -> u8 {
-        u8::from_str_radix(self.digits(53..55), 16).expect("as many digits as fit")
+        u8::from_be_bytes(self.bytes(53..55))
     }
 
     pub fn is_sampled(&self) -> bool {
@@ -57,8 +57,10 @@ impl Trace {
         self.is_ours = true;
     }
 
-    fn digits(&self, place: Range<usize>) -> &str {
-        std::str::from_utf8(&self.parent[place]).expect("hexadecimal digits")
+    fn bytes<const N: usize>(&self, digits: Range<usize>) -> [u8; N] {
+        let mut bytes = [0; N];
+        hex::decode_to_slice(&self.parent[digits], &mut bytes).expect("hexadecimal digits");
+        bytes
     }
 
     /// As the value of [`TRACEPARENT`].
