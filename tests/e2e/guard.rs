@@ -140,7 +140,6 @@ impl Guard {
     ) -> Self {
         write(directory.path(), CONFIG, config);
         let mut command = serve(directory.path());
-        command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT").env_remove("OTEL_TRACES_EXPORTER");
         command.envs(environment.iter().copied());
         let mut process = Process::start(directory, &mut command);
         let address = listening(&mut process, face);
@@ -270,6 +269,7 @@ pub fn listening(process: &mut Process, face: &str) -> SocketAddr {
 fn serve(directory: &Path) -> Command {
     let mut command = Command::new(binary());
     command.args(["serve", "--config"]).arg(directory.join(CONFIG)).current_dir("/");
+    command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT").env_remove("OTEL_TRACES_EXPORTER");
     command
 }
 
