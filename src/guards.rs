@@ -17,6 +17,8 @@ pub enum Guard {
     Leases,
     /// A report makes the table fresh once the head that answered it is applied.
     Heads,
+    /// What would come back to life is known once all have compared what they hold with the store.
+    Comparisons,
 }
 
 #[cfg(not(test))]

@@ -119,6 +119,10 @@ pub struct Dispute {
     /// Credentials that replicas refuse and this store says are good.
     pub would_revive: Vec<PageKey>,
     pub replicas: Vec<ReplicaState>,
+    /// When this process began to listen.
+    pub listening_since: Timestamp,
+    /// Until when replicas that it has not heard may tell what they hold.
+    pub compares_by: Option<Timestamp>,
 }
 
 /// What a credential is to be from now on; what is not named stays.
@@ -471,13 +475,16 @@ impl Service {
     pub async fn dispute(&self, caller: &Caller) -> Result<Dispute, Problem> {
         caller.may(Right::See)?;
         let head = self.store.head().await?;
-        let replicas = self.replicas.all(&self.clock.now()).await?;
+        let now = self.clock.now();
+        let replicas = self.replicas.all(&now).await?;
         let mut would_revive: Vec<_> =
             replicas.iter().flat_map(|replica| replica.would_revive.iter().cloned()).collect();
         would_revive.retain(|(tenant, _)| caller.member.sees(tenant));
         would_revive.sort();
         would_revive.dedup();
-        Ok(Dispute { head, would_revive, replicas })
+        let (listening_since, compares_by) =
+            (self.replicas.since.wall, self.replicas.compares_by(&now));
+        Ok(Dispute { head, would_revive, replicas, listening_since, compares_by })
     }
 
     pub async fn accept(&self, caller: &Caller) -> Result<Head, Problem> {

@@ -21,8 +21,8 @@ use super::{Answer, Applier, Confirmation};
 use crate::clock::{Now, Timestamp, Uptime};
 use crate::config::Credentials;
 use crate::credential::feed::{
-    Change, Changes, Gone, Head, Heard, History, Page, PageKey, Position, Report, Row, TenantRow,
-    Use,
+    Change, Changes, Gone, Head, Heard, History, Page, PageKey, Position, REPORT_INTERVAL_MAX,
+    Report, Row, TenantRow, Use,
 };
 use crate::credential::{Credential, Expiry, Revision, Status, TokenDigest};
 use crate::guards::{Guard, off};
@@ -108,8 +108,6 @@ impl Terms {
         (self.refresh / 3).min(REPORT_INTERVAL_MAX)
     }
 }
-
-const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 pub struct Follower {
     applier: Applier,
@@ -348,6 +346,7 @@ impl Follower {
             name: self.terms.name.clone(),
             applied: self.held.clone(),
             max_stale: self.terms.max_stale,
+            compared: self.cursor.clone(),
             would_revive: self.would_revive.clone(),
             used,
         }
@@ -626,6 +625,7 @@ impl Follower {
             return self.listing_failed(purpose, "the store has changed its past meanwhile", now);
         }
         let (count, position) = (rows.len(), floor.position);
+        let again = self.cursor.as_ref().is_some_and(|it| it.history == position.history);
         match purpose {
             Purpose::Rebase => {
                 self.applier.rebase(rows, &tenants);
@@ -654,6 +654,8 @@ impl Follower {
         }
         (self.listed, self.polled) = (Some(begun), Some(now.boot));
         self.applied(now);
+        // An operator may be waiting for what would come back to life.
+        self.unreported |= self.disputed && !again;
         tracing::info!(credentials = count, %position, ?purpose, "table listed");
     }
 

@@ -218,7 +218,7 @@ mod tests {
             "credential enroll --expires 1y",
             "credential enroll --id c-1 --label Okta",
             "credential import credentials.yaml --wait=1m",
-            "source accept --yes",
+            "source accept --yes --wait=1m",
             "store backup here.db",
             "store restore here.db --store data/admin.db --exact --yes",
             "audit --after 7",

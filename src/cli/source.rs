@@ -2,14 +2,16 @@
 //! from now on.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
 use super::api::{Api, ApiArgs};
-use super::confirm;
 use super::output::{self, Facts, Form, Output, Tone};
+use super::{argument, confirm};
+use crate::config::value::Span;
 
 #[derive(Args)]
 pub struct Source {
@@ -28,15 +30,21 @@ enum Act {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        /// Wait until every replica has told what it knows to be revoked, at most this long
+        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = argument::SPAN)]
+        wait: Span,
     },
 }
 
 pub async fn run(arguments: Source) -> Result<ExitCode, String> {
-    let Source { api, output, act: Act::Accept { yes } } = arguments;
+    let Source { api, output, act: Act::Accept { yes, wait } } = arguments;
     let api = api.open()?;
-    let dispute = api.get("/v1/history").await?;
+    let dispute = settled(&api, wait).await?;
     // For programs the object at the end has it.
-    anstream::eprint!("{}", what_it_means(&dispute));
+    anstream::eprint!("{}{}", what_it_means(&dispute), what_is_missing(&dispute));
+    if yes && is_partial(&dispute) {
+        anstream::eprintln!("accepting it all the same, as --yes says");
+    }
     confirm("let the store's present state count for all replicas?", yes)?;
     let head = accept(&api).await?;
     match output.form {
@@ -49,6 +57,28 @@ pub async fn run(arguments: Source) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The dispute, once every replica has told what it holds against the store or the time is over.
+async fn settled(api: &Api, wait: Span) -> Result<Value, String> {
+    let mut dispute = api.get("/v1/history").await?;
+    let begun = Instant::now();
+    if is_partial(&dispute) && !wait.0.is_zero() {
+        anstream::eprintln!(
+            "waiting until every replica has told what it knows to be revoked, at most {wait}"
+        );
+    }
+    while is_partial(&dispute) && begun.elapsed() < wait.0 {
+        tokio::time::sleep(PAUSE.min(wait.0.saturating_sub(begun.elapsed()))).await;
+        dispute = api.get("/v1/history").await?;
+    }
+    Ok(dispute)
+}
+
+/// Whether there may be replicas that know of more, as far as the API says.
+fn is_partial(dispute: &Value) -> bool {
+    let all_compared = dispute["uncompared"].as_array().is_some_and(Vec::is_empty);
+    !all_compared || dispute["compares_by"].is_string()
+}
+
 async fn accept(api: &Api) -> Result<Value, String> {
     Ok(api.send(Method::POST, "/v1/history/accept", Some(&json!({}))).await?.body)
 }
@@ -59,7 +89,6 @@ fn facts(head: &Value) -> Facts {
 
 /// What an operator should know before saying yes.
 fn what_it_means(dispute: &Value) -> String {
-    let rows = |key: &str| dispute[key].as_array().map(Vec::as_slice).unwrap_or_default().to_vec();
     let word = |of: &Value, key: &str| output::cell(&of[key]);
     let mut text = format!(
         "history {} at revision {}, begun {}",
@@ -69,31 +98,64 @@ fn what_it_means(dispute: &Value) -> String {
     );
     text += match dispute["disputed"].as_bool() {
         Some(true) => ", disputed: replicas take nothing from it but what takes rights away\n",
-        _ => {
-            ": nobody disputes it, so there is nothing to settle; if replicas followed another store, \
-             wait until they have reported\n"
-        }
+        _ => ": nobody disputes it, so there is nothing to settle\n",
     };
     text += "accepting begins a new history: replicas list anew, and receipts are incomplete until \
              the longest `max_stale` has passed\n";
-    let later: Vec<_> = rows("replicas").into_iter().filter(|it| is_ahead(it, dispute)).collect();
+    let mut later = rows(dispute, "replicas").to_vec();
+    later.retain(|it| is_ahead(it, dispute));
     if !later.is_empty() {
         text += "these replicas hold a state that the store does not have:\n";
-        let cells = |it: &Value| ["name", "instance", "applied", "heard"].map(|key| word(it, key));
-        let lines: Vec<_> = later.iter().map(|it| (Tone::Plain, cells(it).to_vec())).collect();
-        text += &output::list_text(&["name", "instance", "applied", "heard"], &lines);
+        text += &list(&later, &REPLICA, Tone::Plain);
     }
-    let back = rows("would_revive");
-    if back.is_empty() {
-        text += "nothing that a replica holds as revoked would come back to life\n";
-    } else {
+    let back = rows(dispute, "would_revive");
+    if !back.is_empty() {
         text += "these were revoked, as replicas know, and would be good again: disable or delete \
                  them first if they should not be\n";
-        let cells = |it: &Value| ["credential_id", "tenant"].map(|key| word(it, key));
-        let lines: Vec<_> = back.iter().map(|it| (Tone::Warning, cells(it).to_vec())).collect();
-        text += &output::list_text(&["id", "tenant"], &lines);
+        text += &list(back, &CREDENTIAL, Tone::Warning);
+    } else if is_partial(dispute) {
+        text += "nothing is known so far that was revoked and would come back to life\n";
+    } else {
+        text += "nothing that a replica holds as revoked would come back to life\n";
     }
     text
+}
+
+/// Whose knowledge is not in what would come back to life.
+fn what_is_missing(dispute: &Value) -> String {
+    let mut text = String::new();
+    let missing = rows(dispute, "uncompared");
+    if !missing.is_empty() {
+        text += "warning: these replicas have not compared the store with what they hold: what they \
+                 know to be revoked is not in this list\n";
+        text += &list(missing, &REPLICA[..2], Tone::Warning);
+    } else if dispute["uncompared"].is_null() {
+        text += "warning: this admin API does not tell which replicas have compared the store with \
+                 what they hold: what they know to be revoked may not be in this list\n";
+    }
+    if let Some(by) = dispute["compares_by"].as_str() {
+        text += &format!(
+            "warning: until {by} there may be replicas that have not reported since the admin API \
+             began to listen: what they know to be revoked is not in this list\n"
+        );
+    }
+    text
+}
+
+fn rows<'a>(of: &'a Value, key: &str) -> &'a [Value] {
+    of[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Columns, each with the key of its cells.
+const REPLICA: [(&str, &str); 4] =
+    [("name", "name"), ("instance", "instance"), ("applied", "applied"), ("heard", "heard")];
+const CREDENTIAL: [(&str, &str); 2] = [("id", "credential_id"), ("tenant", "tenant")];
+
+fn list(rows: &[Value], columns: &[(&str, &str)], tone: Tone) -> String {
+    let (names, keys): (Vec<_>, Vec<_>) = columns.iter().copied().unzip();
+    let cells = |row: &Value| keys.iter().map(|key| output::cell(&row[*key])).collect();
+    let lines: Vec<_> = rows.iter().map(|row| (tone, cells(row))).collect();
+    output::list_text(&names, &lines)
 }
 
 /// Whether a replica's position cannot be one that the store has been at.
@@ -110,26 +172,54 @@ fn is_ahead(replica: &Value, head: &Value) -> bool {
     revision > here || (revision == here && mark != head["mark"].as_str())
 }
 
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(500);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn dispute_at(revision: u64) -> Value {
+        json!({
+            "history": "aa", "revision": revision, "mark": "m7", "began": "2030-01-01T00:00:00Z",
+            "disputed": true, "accepts": ["old"], "would_revive": [], "uncompared": [],
+            "compares_by": null, "replicas": [],
+        })
+    }
+
+    #[test]
+    fn a_dispute_is_told_in_full_only_once_all_have_compared() {
+        let reassures = |dispute: &Value| what_it_means(dispute).contains("nothing that a replica");
+        let all = dispute_at(7);
+        assert!(reassures(&all) && !is_partial(&all));
+        assert_eq!(what_is_missing(&all), "");
+        let late = json!([{ "name": "pod-1", "instance": "i-1" }]);
+        for (key, value, told) in [
+            ("uncompared", late, "pod-1"),
+            ("uncompared", Value::Null, "does not tell"),
+            ("compares_by", json!("2030-01-01T00:00:20Z"), "until 2030-01-01T00:00:20Z"),
+        ] {
+            let mut partial = all.clone();
+            partial[key] = value;
+            let missing = what_is_missing(&partial);
+            assert!(is_partial(&partial) && !reassures(&partial), "{partial}");
+            assert!(missing.contains(told) && missing.contains("in this list"), "{missing}");
+        }
+    }
+
     #[test]
     fn a_dispute_names_who_is_ahead_and_what_would_come_back() {
-        let dispute = json!({
-            "history": "aa", "revision": 7, "mark": "m7", "began": "2030-01-01T00:00:00Z",
-            "disputed": true, "accepts": ["old"],
-            "would_revive": [{ "tenant": "z-1", "credential_id": "c-revoked" }],
-            "replicas": [
-                { "name": "behind", "applied": "aa:6:m6" },
-                { "name": "level", "applied": "aa:7:m7" },
-                { "name": "accepted", "applied": "old:99:xx" },
-                { "name": "unloaded", "applied": null },
-                { "name": "ahead-a", "applied": "aa:8:m8" },
-                { "name": "ahead-b", "applied": "aa:7:other" },
-                { "name": "ahead-c", "applied": "bb:1:m1" },
-            ],
-        });
+        let mut dispute = dispute_at(7);
+        dispute["would_revive"] = json!([{ "tenant": "z-1", "credential_id": "c-revoked" }]);
+        dispute["replicas"] = json!([
+            { "name": "behind", "applied": "aa:6:m6" },
+            { "name": "level", "applied": "aa:7:m7" },
+            { "name": "accepted", "applied": "old:99:xx" },
+            { "name": "unloaded", "applied": null },
+            { "name": "ahead-a", "applied": "aa:8:m8" },
+            { "name": "ahead-b", "applied": "aa:7:other" },
+            { "name": "ahead-c", "applied": "bb:1:m1" },
+        ]);
         let text = what_it_means(&dispute);
         assert!(text.contains("disputed: replicas take") && text.contains("c-revoked"), "{text}");
         for name in ["behind", "level", "accepted", "unloaded"] {

@@ -225,12 +225,17 @@ pub struct Report {
     pub applied: Option<Position>,
     /// The longest that it accepts on an unconfirmed table.
     pub max_stale: Duration,
+    /// Where the store was when what is held was last compared with it, or brought to it.
+    pub compared: Option<Position>,
     /// What would be accepted again if the present state were accepted; told by replicas that
-    /// hold a later one, and not all of it if it is much.
+    /// hold a later one once they have compared, and not all of it if it is much.
     pub would_revive: Vec<PageKey>,
     /// Uses since the last report.
     pub used: Vec<Use>,
 }
+
+/// The longest between two reports of a replica whose reports are answered.
+pub const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// The answer to a report.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -119,3 +119,8 @@ fn without_leases_a_silent_replica_accepts_after_the_receipt() {
 fn without_heads_a_table_that_lags_counts_as_fresh() {
     check_needed(Guard::Heads, "too old");
 }
+
+#[test]
+fn without_comparisons_a_dispute_is_told_before_all_is_known() {
+    check_needed(Guard::Comparisons, "back to life");
+}

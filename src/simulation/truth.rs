@@ -91,6 +91,11 @@ impl Truth {
         self.states.get(mark).is_some_and(|it| self.back_to(it.revision, of) == Some(*mark))
     }
 
+    /// Whether the present store was never there.
+    pub fn is_lost(&self, mark: &Mark) -> bool {
+        !self.is_past(mark, &self.present)
+    }
+
     /// The state of an earlier revision that another one came from.
     fn back_to(&self, revision: u64, from: &Mark) -> Option<Mark> {
         self.past(from).find(|mark| self.states[mark].revision == revision)
@@ -272,7 +277,7 @@ impl Truth {
     }
 }
 
-fn end(row: &Credential) -> Timestamp {
+pub fn end(row: &Credential) -> Timestamp {
     match row.expiry {
         Expiry::At(end) => end,
         Expiry::Never => Timestamp::from_millis(i64::MAX),

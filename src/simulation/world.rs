@@ -1,19 +1,22 @@
 //! The world: an admin API over a store in memory, machines with proxies, an operator, clients, and
 //! everything that can happen to them. It has one source of chance and no time but its own.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::at_once;
-use super::proxy::{Batch, Exchange, Leg, Machine, Request, Stray, Waits, in_vain, patience};
-use super::truth::Truth;
+use super::proxy::{
+    Batch, Exchange, Leg, Machine, Proxy, Request, Stray, Waits, in_vain, patience,
+};
+use super::truth::{Truth, end};
 use crate::admin::Overlap;
 use crate::admin::rules;
 use crate::authority::follow::{Ask, Event};
 use crate::authority::{Access, Answer};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::credential::feed::{Head, Heard, PageKey};
+use crate::credential::feed::{Head, Heard, PageKey, TenantRow};
 use crate::credential::{
     Credential, CredentialId, Expiry, Revision, Status, TenantId, TokenDigest,
 };
@@ -21,7 +24,7 @@ use crate::refusal::Refusal;
 use crate::route::{Routes, Target};
 use crate::source::FeedError;
 use crate::store::memory::{Memory, State};
-use crate::store::replicas::{Receipt, Replicas};
+use crate::store::replicas::{Receipt, ReplicaState, Replicas};
 use crate::store::{AuditEntry, Decide, Order, Origin, Record, Store, View};
 use crate::telemetry::metrics::Metrics;
 
@@ -111,12 +114,19 @@ struct Admin {
     store: Arc<Memory>,
     /// The memory of the process; none while it does not run.
     replicas: Option<Replicas>,
+    /// When the process started.
+    started: Timestamp,
+    /// The revision at which the store was put in place; 0 once that is accepted.
+    first: Revision,
+    /// Replicas whose last report was sent before that. It says nothing of what they learned since.
+    late: HashSet<String>,
 }
 
 const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 const TENANTS: [&str; 2] = ["z-1", "z-2"];
 const PER_TENANT: usize = 3;
 const MINUTE: u64 = 60;
+const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * MINUTE);
 /// A little less than what a clock takes to believe a step.
 const BELIEF: Duration = Duration::from_secs(9 * MINUTE);
 /// Exchanges after which all should be said.
@@ -137,6 +147,9 @@ impl<'a> World<'a> {
                 clock: Clock::manual(START),
                 store: Arc::new(Memory::new(START)),
                 replicas: None,
+                started: START,
+                first: Revision(0),
+                late: HashSet::new(),
             },
             copies: Vec::new(),
             strays: Vec::new(),
@@ -360,6 +373,11 @@ impl<'a> World<'a> {
                 let now = self.admin.clock.now();
                 let heard = at_once(replicas.report(instance, report.clone(), &now));
                 let heard = heard.expect("memory works");
+                if sent < self.admin.started {
+                    self.admin.late.insert(instance.to_owned());
+                } else {
+                    self.admin.late.remove(instance);
+                }
                 self.truth.noticed(&heard.head);
                 self.note_read(from, sent, &heard.head);
                 Event::Reported(Ok(heard))
@@ -515,6 +533,7 @@ impl<'a> World<'a> {
         let store = Arc::clone(&self.admin.store) as Arc<dyn Store>;
         let replicas = at_once(Replicas::load(store, max_stale, self.admin.clock.now()));
         self.admin.replicas = Some(replicas.expect("memory works"));
+        self.admin.started = self.now();
         self.note(|| "the admin API starts".to_owned());
     }
 
@@ -580,6 +599,7 @@ impl<'a> World<'a> {
         let head = at_once(self.admin.store.head()).expect("memory works");
         self.note(|| format!("the store is {how}: {}", head.position));
         self.truth.replaced(&head);
+        self.admin.first = head.position.revision;
         self.start_admin();
         if empty {
             self.declare_tenants();
@@ -591,13 +611,58 @@ impl<'a> World<'a> {
         if self.admin.replicas.is_none() {
             return;
         }
+        self.look_at_dispute();
         let audit = self.entry("history.accept", None);
         let head = at_once(self.admin.store.accept(audit)).expect("memory works");
         self.note(|| format!("the operator accepts the store: {}", head.position));
         self.truth.accepted_by_operator();
+        self.admin.first = Revision(0);
+    }
+
+    /// What an operator is shown before accepting: once all have compared, everything is in it.
+    fn look_at_dispute(&mut self) {
+        let Some(replicas) = &self.admin.replicas else { return };
+        let (now, store) = (self.admin.clock.now(), &self.admin.store);
+        let states = at_once(replicas.all(&now)).expect("memory works");
+        if replicas.compares_by(&now).is_some() || !states.iter().all(|it| it.compared) {
+            return;
+        }
+        // What was changed in this very store, somebody has meant; and ends are for clocks.
+        let first = self.admin.first;
+        let tenants = at_once(store.tenants()).expect("memory works");
+        let on = |row: &TenantRow| row.synchronization == Status::Enabled && row.revision <= first;
+        let on: HashSet<_> = tenants.iter().filter(|row| on(row)).map(|row| &row.tenant).collect();
+        let live = |it: &Record| {
+            let lasts = end(&it.credential) > now.wall.plus(MONTH);
+            let enabled = it.credential.status == Status::Enabled;
+            lasts && enabled && it.revision <= first && on.contains(&it.credential.tenant)
+        };
+        let told: HashSet<_> = states.iter().flat_map(|it| &it.would_revive).collect();
+        let untold = |it: &Record| live(it) && !told.contains(&it.key());
+        let untold: Vec<_> = store.all().into_iter().filter(untold).collect();
+        let ahead = |proxy: &&Proxy| {
+            let mut heard = states.iter().filter(|it| it.applied.is_some());
+            let known = heard.any(|it| it.instance == proxy.instance);
+            let lost = proxy.follower.held().is_some_and(|held| self.truth.is_lost(&held.mark));
+            known && lost && !self.admin.late.contains(&proxy.instance)
+        };
+        let proxies = self.machines.iter().filter_map(|machine| machine.proxy.as_ref());
+        let revived = proxies.filter(ahead).find_map(|proxy| {
+            let applier = proxy.follower.applier();
+            let refused = |it: &&Record| {
+                let row = applier.get(&it.key());
+                row.is_some_and(|row| row.status == Status::Disabled)
+                    || !applier.synchronizes(&it.credential.tenant)
+            };
+            Some((proxy.instance.clone(), untold.iter().find(refused)?.credential.id.clone()))
+        });
+        if let Some((name, id)) = revived {
+            self.truth.fail(|| format!("{id} would come back to life, as {name} alone knew"));
+        }
     }
 
     fn ask_receipt(&mut self) {
+        self.look_at_dispute();
         let head = at_once(self.admin.store.head()).expect("memory works").position.revision.0;
         let revision = head.saturating_sub(self.chance.u64(..4)).max(1);
         let _ = self.receipt(Revision(revision));
@@ -608,9 +673,7 @@ impl<'a> World<'a> {
         let receipt = at_once(self.admin.replicas.as_ref()?.receipt(revision, &now));
         let receipt = receipt.expect("memory works").ok()?;
         self.note(|| {
-            let of = |it: &crate::store::replicas::ReplicaState| {
-                format!("{} {}", it.instance, it.state.as_str())
-            };
+            let of = |it: &ReplicaState| format!("{} {}", it.instance, it.state.as_str());
             let replicas: Vec<_> = receipt.replicas.iter().map(of).collect();
             format!("receipt of {}: {} {replicas:?}", revision.0, receipt.complete)
         });

@@ -404,6 +404,10 @@ pub struct ReportJson {
     /// The longest that it accepts on an unconfirmed table, such as `12h`.
     #[schema(value_type = String)]
     pub max_stale: Span,
+    /// The position of the store as of which it has compared what it holds with that. Without it,
+    /// one that holds a state which the store does not have counts as not compared.
+    #[serde(default)]
+    pub compared: Option<String>,
     /// What it holds as revoked and this store as good; told in a dispute.
     #[serde(default)]
     pub would_revive: Vec<KeyJson>,
@@ -419,6 +423,7 @@ impl From<&Report> for ReportJson {
             name: report.name.clone(),
             applied: report.applied.as_ref().map(Position::to_string),
             max_stale: Span(report.max_stale),
+            compared: report.compared.as_ref().map(Position::to_string),
             would_revive: report.would_revive.iter().map(KeyJson::from).collect(),
             used: report.used.iter().map(used).collect(),
         }
@@ -436,6 +441,7 @@ impl TryFrom<&ReportJson> for Report {
             name: json.name.chars().filter(|it| !it.is_control()).take(128).collect(),
             applied: json.applied.as_deref().map(str::parse).transpose()?,
             max_stale: json.max_stale.0,
+            compared: json.compared.as_deref().map(str::parse).transpose()?,
             would_revive: json
                 .would_revive
                 .iter()

@@ -299,6 +299,7 @@ impl Store for Memory {
     async fn put_lease(&self, lease: &Lease) -> Result<(), Failed> {
         let mut kept = lease.clone();
         kept.report.used.clear();
+        kept.report.compared = None;
         kept.report.would_revive.clear();
         self.lock().leases.insert(lease.instance.clone(), kept);
         Ok(())

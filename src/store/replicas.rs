@@ -15,7 +15,7 @@ use super::lags::Lags;
 use super::{Failed, Lease, Store};
 use crate::clock::{Now, Timestamp};
 use crate::credential::Revision;
-use crate::credential::feed::{Gone, Head, Heard, PageKey, Position, Report};
+use crate::credential::feed::{Gone, Head, Heard, PageKey, Position, REPORT_INTERVAL_MAX, Report};
 use crate::guards::{Guard, off};
 
 /// Added to a replica's own limit for what its clock and ours may differ by.
@@ -25,11 +25,12 @@ pub struct Replicas {
     store: Arc<dyn Store>,
     /// Told with each answer.
     pub lags: Lags,
+    /// When this process began to listen.
+    pub since: Now,
     heard: Mutex<HashMap<String, Replica>>,
     /// Rung at each report.
     news: Notify,
-    /// When this process began to listen, and until when replicas may exist of which it has never
-    /// heard.
+    /// Until when replicas may exist of which this process has never heard.
     settling: Mutex<Settling>,
     /// What replicas that we do not know may have as their `max_stale`.
     max_stale: Duration,
@@ -50,6 +51,9 @@ struct Replica {
     /// The name and the longest `max_stale` that its lease has; none if it has no lease yet.
     lease: Option<(String, Duration)>,
     last: Now,
+    /// Whether its last report to this process says that it holds nothing which was not compared
+    /// with the store.
+    compared: bool,
     /// The heads that it was answered with, ascending, each with the arrival of the last report
     /// that was answered so. Revision 0 stands for answers that we do not know.
     answers: Vec<(Revision, Now)>,
@@ -59,6 +63,11 @@ impl Replica {
     /// The arrival of the last report that was answered with an older head than this.
     fn answered_before(&self, revision: Revision) -> Option<Now> {
         self.answers.iter().rev().find(|(head, _)| *head < revision).map(|(_, arrival)| *arrival)
+    }
+
+    /// Whether it has refused by itself for so long.
+    fn is_silent(&self, time: Duration, now: &Now) -> bool {
+        now.boot.since(self.last.boot) > self.report.max_stale + GRACE + time
     }
 
     fn answer(&mut self, head: Revision, arrival: Now) {
@@ -101,6 +110,9 @@ pub struct ReplicaState {
     /// When a pending one stops accepting by itself at the latest.
     pub refuses_by: Option<Timestamp>,
     pub heard: Timestamp,
+    /// Whether the store knows what it holds, or `would_revive` tells how that differs. True also of
+    /// one that was not heard by this process, and whose lease has run out.
+    pub compared: bool,
     /// What it holds as revoked and the store as good; told only in a dispute.
     pub would_revive: Vec<PageKey>,
 }
@@ -142,9 +154,10 @@ impl Replicas {
         let head = store.head().await?;
         let known = store.leases().await?.into_iter().map(|lease| {
             let report = Report { applied: None, ..lease.report };
-            let lease_known = Some((report.name.clone(), report.max_stale));
+            let known = Some((report.name.clone(), report.max_stale));
             let answers = vec![(Revision(0), now)];
-            (lease.instance, Replica { report, lease: lease_known, last: now, answers })
+            let known = Replica { report, lease: known, last: now, compared: false, answers };
+            (lease.instance, known)
         });
         let heard: HashMap<_, _> = known.collect();
         let young = now.wall.since(head.began) <= longest(&heard, max_stale) + GRACE;
@@ -157,6 +170,7 @@ impl Replicas {
         Ok(Self {
             store,
             lags: Lags::default(),
+            since: now,
             heard: Mutex::new(heard),
             news: Notify::new(),
             settling: Mutex::new(settling),
@@ -174,11 +188,13 @@ impl Replicas {
         // What these promise is in any head that is read from here on.
         let lags = self.lags.at(now);
         let mut head = self.store.head().await?;
-        if let Some(applied) = &report.applied
-            && *applied != head.position
-            && !head.accepts.contains(&applied.history)
-            && self.store.changes(applied, Some(&[]), 0).await? == Err(Gone::Unknown)
-        {
+        let ahead = match &report.applied {
+            Some(it) if !head.accepts.contains(&it.history) && !self.knows(it, &head).await? => {
+                Some(it)
+            }
+            _ => None,
+        };
+        if let Some(applied) = ahead {
             if !head.disputed {
                 tracing::error!(
                     replica = report.name,
@@ -189,6 +205,11 @@ impl Replicas {
             self.store.dispute(&applied.history).await?;
             head = self.store.head().await?;
         }
+        let compared = match (ahead, &report.compared) {
+            (None, _) => true,
+            (Some(_), Some(position)) => self.knows(position, &head).await?,
+            (Some(_), None) => false,
+        };
         // A full disk must not keep a replica from its head.
         if !report.used.is_empty()
             && let Err(error) = self.store.note_used(&report.used).await
@@ -200,10 +221,16 @@ impl Replicas {
                 .put_lease(&Lease { instance: instance.to_owned(), report: report.clone() })
                 .await?;
         }
-        self.note(instance, report, head.position.revision, now);
+        self.note(instance, report, compared, head.position.revision, now);
         self.settles_by(&head, now);
         self.news.notify_waiters();
         Ok(Heard { head, lags })
+    }
+
+    /// Whether the store is in this state, or has come from it.
+    async fn knows(&self, position: &Position, head: &Head) -> Result<bool, Failed> {
+        Ok(*position == head.position
+            || self.store.changes(position, Some(&[]), 0).await? != Err(Gone::Unknown))
     }
 
     /// Whether the durable part of the lease has to be written.
@@ -220,7 +247,7 @@ impl Replicas {
         let first = || {
             let answers = report.applied.iter().map(|_| (Revision(0), *now)).collect();
             let report = Report { applied: None, used: Vec::new(), ..report.clone() };
-            Replica { report, lease: None, last: *now, answers }
+            Replica { report, lease: None, last: *now, compared: false, answers }
         };
         let known = heard.entry(instance.to_owned()).or_insert_with(first);
         known.report.max_stale = known.report.max_stale.max(report.max_stale);
@@ -228,13 +255,14 @@ impl Replicas {
         known.answer(floor, *now);
     }
 
-    fn note(&self, instance: &str, report: Report, head: Revision, now: &Now) {
+    fn note(&self, instance: &str, report: Report, compared: bool, head: Revision, now: &Now) {
         let mut heard = self.heard();
         // It may have said goodbye meanwhile.
         let Some(known) = heard.get_mut(instance) else { return };
         let max_stale = known.report.max_stale.max(report.max_stale);
         known.lease = Some((report.name.clone(), max_stale));
         known.report = Report { max_stale, used: Vec::new(), ..report };
+        known.compared = compared;
         known.answer(head, *now);
     }
 
@@ -265,9 +293,7 @@ impl Replicas {
     }
 
     async fn forget(&self, now: &Now, kept: Duration) -> Result<(), Failed> {
-        let long_gone = |known: &Replica| {
-            now.boot.since(known.last.boot) > known.report.max_stale + GRACE + kept
-        };
+        let long_gone = |known: &Replica| known.is_silent(kept, now);
         let gone: Vec<String> = {
             let heard = self.heard();
             heard.iter().filter(|(_, it)| long_gone(it)).map(|(id, _)| id.clone()).collect()
@@ -333,19 +359,33 @@ impl Replicas {
             .iter()
             .map(|(instance, known)| {
                 let (state, refuses_in) = progress(known, revision, head, now);
+                let applied = &known.report.applied;
+                let compared = match applied {
+                    Some(applied) => head.accepts.contains(&applied.history),
+                    // Of one that this process has not heard, nothing is known but its lease.
+                    None => known.is_silent(Duration::ZERO, now),
+                };
                 ReplicaState {
                     name: known.report.name.clone(),
                     instance: instance.clone(),
-                    applied: known.report.applied.clone(),
+                    applied: applied.clone(),
                     state,
                     refuses_by: refuses_in.map(|time| now.wall.plus(time)),
                     heard: known.last.wall,
+                    compared: compared || known.compared || off(Guard::Comparisons),
                     would_revive: known.report.would_revive.clone(),
                 }
             })
             .collect();
         states.sort_by(|a, b| (&a.name, &a.instance).cmp(&(&b.name, &b.instance)));
         states
+    }
+
+    /// Until when replicas that this process has not heard may tell what they hold; none once each
+    /// that reaches it has reported twice.
+    pub fn compares_by(&self, now: &Now) -> Option<Timestamp> {
+        let left = (2 * REPORT_INTERVAL_MAX).checked_sub(now.boot.since(self.since.boot));
+        left.map(|left| now.wall.plus(left))
     }
 
     /// While the store is disputed, and after a new history has begun, there may be replicas that
@@ -411,14 +451,69 @@ mod tests {
     use crate::store::AuditEntry;
     use crate::store::memory::Memory;
 
+    fn report(applied: Option<Position>) -> Report {
+        Report {
+            name: "host".to_owned(),
+            applied,
+            max_stale: MAX_STALE,
+            compared: None,
+            would_revive: Vec::new(),
+            used: Vec::new(),
+        }
+    }
+
+    const MAX_STALE: Duration = Duration::from_secs(60);
+
+    async fn load(store: &Arc<Memory>, clock: &Clock) -> Replicas {
+        let store = Arc::clone(store) as Arc<dyn Store>;
+        Replicas::load(store, MAX_STALE, clock.now()).await.expect("it works")
+    }
+
     #[tokio::test]
-    async fn the_wait_for_replicas_never_heard_begins_with_the_history_and_not_with_the_question() {
+    async fn a_replica_counts_as_compared_once_it_has_told_what_it_holds_against_this_store() {
         let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
         let store = Arc::new(Memory::new(clock.now().wall));
-        let max_stale = Duration::from_secs(60);
-        let loaded = Replicas::load(store.clone(), max_stale, clock.now()).await;
-        let replicas = loaded.expect("it works");
-        let audit = AuditEntry {
+        let here = store.head().await.expect("it works").position;
+        let elsewhere = Position { history: "lost".parse().expect("valid"), ..here.clone() };
+        let beyond = Position { revision: Revision(9), ..here.clone() };
+        for instance in ["a", "gone"] {
+            let (instance, report) = (instance.to_owned(), report(None));
+            store.put_lease(&Lease { instance, report }).await.expect("it works");
+        }
+        let replicas = load(&store, &clock).await;
+        let missing = async || {
+            let states = replicas.all(&clock.now()).await.expect("it works");
+            let missing = states.into_iter().filter(|it| !it.compared).map(|it| it.instance);
+            missing.collect::<Vec<_>>()
+        };
+        let tell = async |instance: &str, report: Report| {
+            replicas.report(instance, report, &clock.now()).await.expect("it works");
+        };
+        assert_eq!(missing().await, ["a", "gone"], "not heard yet");
+        for (applied, compared, counts) in [
+            (None, None, true),
+            (Some(&here), None, true),
+            (Some(&beyond), None, false),
+            (Some(&beyond), Some(&beyond), false),
+            (Some(&elsewhere), Some(&elsewhere), false),
+            (Some(&elsewhere), Some(&here), true),
+        ] {
+            let report = Report { compared: compared.cloned(), ..report(applied.cloned()) };
+            tell("a", report).await;
+            assert_eq!(!missing().await.contains(&"a".to_owned()), counts, "{applied:?}");
+        }
+        assert_eq!(missing().await, ["gone"]);
+        tell("b", report(Some(beyond.clone()))).await;
+        assert!(replicas.compares_by(&clock.now()).is_some());
+        clock.advance(MAX_STALE + GRACE + Duration::from_secs(1));
+        assert_eq!(missing().await, ["b"], "it may be back with what it knows");
+        assert_eq!(replicas.compares_by(&clock.now()), None);
+        store.accept(entry(&clock)).await.expect("it works");
+        assert_eq!(missing().await, [""; 0]);
+    }
+
+    fn entry(clock: &Clock) -> AuditEntry {
+        AuditEntry {
             time: clock.now().wall,
             actor: "test".to_owned(),
             peer: String::new(),
@@ -427,16 +522,16 @@ mod tests {
             tenant: None,
             credential_id: None,
             detail: String::new(),
-        };
-        let head = store.accept(audit).await.expect("it works");
-        let report = Report {
-            name: "host".to_owned(),
-            applied: Some(head.position),
-            max_stale,
-            would_revive: Vec::new(),
-            used: Vec::new(),
-        };
-        replicas.report("a", report, &clock.now()).await.expect("it works");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_wait_for_replicas_never_heard_begins_with_the_history_and_not_with_the_question() {
+        let clock = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        let store = Arc::new(Memory::new(clock.now().wall));
+        let replicas = load(&store, &clock).await;
+        let head = store.accept(entry(&clock)).await.expect("it works");
+        replicas.report("a", report(Some(head.position)), &clock.now()).await.expect("it works");
         for (seconds, complete) in [(70, false), (1, true)] {
             clock.advance(Duration::from_secs(seconds));
             let receipt = replicas.receipt(Revision(0), &clock.now()).await.expect("it works");

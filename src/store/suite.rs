@@ -376,10 +376,12 @@ async fn keeps_leases(store: Arc<dyn Store>) {
         name: "host".to_owned(),
         applied: Some(position(&*store).await),
         max_stale: Duration::from_secs(5),
+        compared: Some(position(&*store).await),
         would_revive: vec![key("z-1", "a")],
         used: vec![(key("z-1", "a"), START)],
     };
-    let kept = Report { would_revive: Vec::new(), used: Vec::new(), ..report.clone() };
+    let kept =
+        Report { compared: None, would_revive: Vec::new(), used: Vec::new(), ..report.clone() };
     for instance in ["i-2", "i-1"] {
         let lease = Lease { instance: instance.to_owned(), report: report.clone() };
         store.put_lease(&lease).await.expect("kept");

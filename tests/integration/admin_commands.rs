@@ -312,7 +312,7 @@ fn what_cannot_be_done_is_told_with_the_way_out() {
             ],
         ),
         ("credential create --tenant z-2 --expires 1s", &["`expire_in` must be between", "(400)"]),
-        ("source accept", &["--yes"]),
+        ("source accept --wait=0s", &["--yes"]),
         ("credential import gone.yaml", &["gone.yaml: cannot be read"]),
         ("credential import proxy.yaml", &["this is not a list"]),
     ] {
@@ -544,15 +544,24 @@ fn a_store_that_is_not_what_replicas_followed_is_accepted_after_a_look() {
     let position = site.position();
     let history = position.split(':').next().expect("a history").to_owned();
     site.report("ahead", &format!("{history}:99999:0011223344556677"));
-    let refused = site.run("source accept").expect(1);
-    assert!(refused.err.contains("disputed: replicas take") && refused.err.contains("ahead"));
+    let refused = site.run("source accept --wait=0s").expect(1);
+    for told in ["disputed: replicas take", "ahead", "what they know to be revoked is not in this"]
+    {
+        assert!(refused.err.contains(told), "{refused:#?}");
+    }
+    assert!(!refused.err.contains("nothing that a replica holds"), "{refused:#?}");
     assert_eq!(site.position(), position);
 
-    let accepted = site.run("source accept --yes -o json").expect(0).json();
+    let accepted = site.run("source accept --wait=1ms --yes -o json").expect(0);
+    for told in ["waiting until every replica", "1ms", "all the same, as --yes says"] {
+        assert!(accepted.err.contains(told), "{accepted:#?}");
+    }
+    let accepted = accepted.json();
+    assert_eq!(accepted["ended"]["uncompared"][0]["name"], "ahead");
     assert_ne!(accepted["head"]["history"], history.as_str());
     assert_eq!(accepted["head"]["disputed"], false);
     assert!(site.position().starts_with(accepted["head"]["history"].as_str().expect("a text")));
-    let undisputed = site.run("source accept").expect(1);
+    let undisputed = site.run("source accept --wait=0s").expect(1);
     assert!(undisputed.err.contains("nobody disputes it"), "{undisputed:#?}");
 }
 
@@ -624,7 +633,7 @@ fn a_backup_is_restored_without_what_was_revoked_since() {
     // Who has no table yet takes none from it.
     let site = Site { guard: Guard::launch(folder, &["serve"]), admin };
     assert_eq!((site.status(&token), site.status(&late)), (503, 503));
-    site.run("source accept --yes").expect(0);
+    site.run("source accept --yes --wait=0s").expect(0);
     wait_for("the table", || site.status(&token) == 401 && site.status(&late) == 401);
     assert_eq!(site.json(&format!("credential show {revoked}"))["status"], "Disabled");
 }

@@ -510,6 +510,7 @@ fn a_replica_with_a_fault_harms_nobody_else() {
         (with("used", Value::Null), 400, "invalid"),
         (with("would_revive", json!([{ "tenant": "..", "credential_id": "x" }])), 400, "invalid"),
         (with("applied", json!("x")), 400, "invalid"),
+        (with("compared", json!("x")), 400, "invalid"),
         (with("applied", json!("h:18446744073709551616:0000000000000000")), 400, "invalid"),
         (with("max_stale", json!(5)), 400, "invalid"),
         (with("max_stale", json!("-1s")), 400, "invalid"),

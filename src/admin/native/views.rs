@@ -171,14 +171,32 @@ impl From<&ReplicaState> for ReplicaJson {
     fn from(replica: &ReplicaState) -> Self {
         Self {
             name: replica.name.clone(),
-            // Behind the name of its token, if it came by one.
-            instance: replica.instance.rsplit(':').next().unwrap_or_default().to_owned(),
+            instance: instance(replica),
             applied: replica.applied.as_ref().map(ToString::to_string),
             state: replica.state.as_str(),
             refuses_by: replica.refuses_by.map(|time| time.to_string()),
             heard: replica.heard.to_string(),
         }
     }
+}
+
+/// A running proxy's name.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReplicaName)]
+pub struct ReplicaNameJson {
+    name: String,
+    instance: String,
+}
+
+impl From<&ReplicaState> for ReplicaNameJson {
+    fn from(replica: &ReplicaState) -> Self {
+        Self { name: replica.name.clone(), instance: instance(replica) }
+    }
+}
+
+/// Behind the name of its token, if it came by one.
+fn instance(replica: &ReplicaState) -> String {
+    replica.instance.rsplit(':').next().unwrap_or_default().to_owned()
 }
 
 #[derive(Serialize, ToSchema)]
@@ -224,14 +242,25 @@ pub struct DisputeJson {
     head: HeadJson,
     /// Credentials that replicas hold as revoked and this store as good.
     would_revive: Vec<KeyJson>,
+    /// Replicas that may know of more: they hold a state that this store does not have, or have not
+    /// been heard by this process, and have not told how the two differ.
+    uncompared: Vec<ReplicaNameJson>,
+    /// When this process began to listen.
+    listening_since: String,
+    /// Until when there may be replicas of which this process has not heard yet.
+    compares_by: Option<String>,
     replicas: Vec<ReplicaJson>,
 }
 
 impl From<&Dispute> for DisputeJson {
     fn from(dispute: &Dispute) -> Self {
+        let uncompared = dispute.replicas.iter().filter(|replica| !replica.compared);
         Self {
             head: (&dispute.head).into(),
             would_revive: dispute.would_revive.iter().map(KeyJson::from).collect(),
+            uncompared: uncompared.map(ReplicaNameJson::from).collect(),
+            listening_since: dispute.listening_since.to_string(),
+            compares_by: dispute.compares_by.map(|time| time.to_string()),
             replicas: dispute.replicas.iter().map(ReplicaJson::from).collect(),
         }
     }

@@ -350,8 +350,39 @@ fn a_store_that_somebody_else_disputes_makes_nobody_fresh() {
     let disputed = Head { disputed: true, ..head("h1", 3) };
     assert!(lists(&talk.step(reported(disputed.clone()))));
     assert_eq!((talk.unknown(), talk.age()), (Some(Unavailable::UnknownWhileStale), Some(10)));
-    // Nothing to report, or the answer would lead to the next listing at once.
-    assert!(reports(&talk.page(disputed, vec![row("a", 2)])).is_none());
+    // What has come of it is told once, or the answer would lead to the next listing at once.
+    assert!(reports(&talk.page(disputed.clone(), vec![row("a", 2)])).is_some());
+    assert!(!lists(&talk.step(reported(disputed))));
+    let ticket = talk.follower.stream.ticket.expect("it is open");
+    let (after, changes) = (position("h1", 3), change(disabled("a", 4)));
+    assert!(reports(&talk.step(Event::Streamed { ticket, after, changes })).is_none());
+    assert_eq!(talk.status("a"), Some(Status::Disabled));
+}
+
+#[test]
+fn a_rewound_store_is_told_at_once_what_it_was_compared_with() {
+    let told = |asks: &[Ask]| {
+        let report = asks.iter().find_map(|ask| match ask {
+            Ask::Report(report) => Some(report.clone()),
+            _ => None,
+        });
+        let Report { applied, compared, would_revive, .. } = report.expect("it reports");
+        let keys = would_revive.iter().map(|(_, id)| id.to_string()).collect::<Vec<_>>();
+        (applied.expect("a table"), compared, keys)
+    };
+    let mut talk = Talk::listed();
+    talk.step(reported(head("h1", 3)));
+    let held = position("h1", 3);
+    assert_eq!(told(&talk.wait(10)), (held.clone(), Some(held.clone()), vec![]));
+    for store in ["h2", "h3"] {
+        // Before that it says which store it knows instead, and that was another one.
+        talk.step(reported(head(store, 2)));
+        let asks = talk.page(head(store, 2), vec![row("a", 1), row("c", 2)]);
+        let expected = (held.clone(), Some(position(store, 2)), vec!["c".to_owned()]);
+        assert_eq!(told(&asks), expected);
+        talk.step(reported(head(store, 2)));
+        assert_eq!(told(&talk.wait(10)), expected, "and again");
+    }
 }
 
 #[test]

@@ -90,6 +90,7 @@ async fn go_on(store: &Sqlite) -> Head {
         name: "host".to_owned(),
         applied: None,
         max_stale: Duration::from_secs(5),
+        compared: None,
         would_revive: Vec::new(),
         used: Vec::new(),
     };

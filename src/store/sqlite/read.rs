@@ -300,6 +300,7 @@ fn lease_of(row: &SqliteRow) -> Result<Lease, Failed> {
         name: row.try_get("name")?,
         applied: applied.transpose()?,
         max_stale: std::time::Duration::from_millis(max_stale.cast_unsigned()),
+        compared: None,
         would_revive: Vec::new(),
         used: Vec::new(),
     };

@@ -7,7 +7,8 @@ use std::path::Path;
 use scim_guard::credential::token::MintedToken;
 use serde_json::{Value, json};
 
-use super::bed::{FLEET, Made, Pair, Widow, proxy, wait_for_status};
+use super::bed::{Admin, FLEET, Made, Pair, Widow, proxy, wait_for_status};
+use crate::admin_commands::run;
 use crate::guard::{Guard, TENANT, wait_for};
 
 const CHANGED: &str = "scim_guard_source_history_changed";
@@ -147,6 +148,44 @@ fn yesterdays_backup_revives_nothing_until_it_is_accepted() {
     assert_eq!(pair.proxy.metric(CHANGED), 0.0);
     let made = pair.admin.create();
     assert_eq!(pair.proxy.get("/Users", &made.secret).status, 200);
+}
+
+#[test]
+fn an_acceptance_waits_for_what_replicas_know_to_be_revoked() {
+    let pair = Pair::start("refresh: 30s");
+    let (live, revoked) = (pair.admin.create(), pair.admin.create());
+    wait_for_status(&pair.proxy, &live.secret, 200);
+    let (folder, widow) = pair.stop_admin();
+    copy(&folder.path().join("data"), &folder.path().join("yesterday"));
+    let pair = widow.start_admin(folder);
+    pair.admin.settle(pair.admin.set_status(&revoked, "Disabled"));
+    let (folder, Widow { relay, proxy, backend: _backend }) = pair.stop_admin();
+    let data = folder.path().join("data");
+    fs::remove_dir_all(&data).expect("removed");
+    fs::rename(folder.path().join("yesterday"), &data).expect("moved");
+
+    // The proxy does not reach it at first, and an operator asks at once.
+    let admin = Admin::start_in(folder);
+    let line = format!(
+        "source accept --yes -o json --admin-url http://{} --admin-token file:operator",
+        admin.address()
+    );
+    let accepted = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| run(admin.guard.folder.path(), &line, ""));
+        assert_eq!(admin.get("/v1/history")["uncompared"][0]["name"], "near");
+        relay.lead_to(admin.address());
+        asked.join().expect("it ends")
+    });
+    let accepted = accepted.expect(0);
+    assert!(accepted.err.contains("would be good again"), "{accepted:#?}");
+    assert!(
+        accepted.err.contains(&revoked.id) && !accepted.err.contains("warning"),
+        "{accepted:#?}"
+    );
+    let ended = &accepted.json()["ended"];
+    assert_eq!((&ended["uncompared"], &ended["compares_by"]), (&json!([]), &Value::Null));
+    assert_eq!(ended["would_revive"], json!([{ "tenant": TENANT, "credential_id": revoked.id }]));
+    wait_for_status(&proxy, &revoked.secret, 200);
 }
 
 fn restored(widow: Widow, folder: tempfile::TempDir) -> Pair {

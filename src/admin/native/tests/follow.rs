@@ -232,6 +232,7 @@ async fn a_replica_with_ever_new_names_takes_a_bounded_place() {
         name: "a".to_owned(),
         applied: None,
         max_stale: crate::config::value::Span(HOUR),
+        compared: None,
         would_revive: Vec::new(),
         used: Vec::new(),
     });

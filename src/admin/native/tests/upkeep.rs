@@ -51,9 +51,21 @@ async fn a_new_history_is_accepted_after_what_it_revives_was_told() {
     let mut report = report("a", Some(held));
     report["would_revive"] = json!([{ "tenant": "z-1", "credential_id": "c-1" },
         { "tenant": "z-2", "credential_id": "c-2" }]);
-    let head = world.ask("replica", "PUT", "/v1/replicas/a", report).await.expect(200);
+    let head = world.ask("replica", "PUT", "/v1/replicas/a", report.clone()).await.expect(200);
     assert_eq!(head.body["disputed"], true);
     let history = world.get("operator", "/v1/history").await.expect(200);
+    assert_eq!(history.body["uncompared"], json!([{ "name": "a", "instance": "a" }]));
+    assert!(history.body["listening_since"].is_string() && history.body["compares_by"].is_string());
+    let part = |name: &str| history.body[name].to_string().trim_matches('"').to_owned();
+    let here = format!("{}:{}:{}", part("history"), part("revision"), part("mark"));
+    report["compared"] = json!(here);
+    world.ask("replica", "PUT", "/v1/replicas/a", report).await.expect(200);
+    world.clock.advance(Duration::from_secs(21));
+    let history = world.get("operator", "/v1/history").await.expect(200);
+    assert_eq!(
+        (&history.body["uncompared"], &history.body["compares_by"]),
+        (&json!([]), &Value::Null)
+    );
     assert_eq!(history.body["would_revive"].as_array().map(Vec::len), Some(2));
     assert_eq!(history.body["replicas"][0]["applied"], held);
     let bound = world.get("reader-1", "/v1/history").await.expect(200);
