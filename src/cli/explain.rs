@@ -223,14 +223,19 @@ impl Desk {
 }
 
 /// The token without what people paste along with it: blanks around it, then quotes too, then also
-/// `Bearer`.
+/// `Bearer`, as often as it stands there.
 fn variants(token: &[u8]) -> [&[u8]; 3] {
     let trimmed = token.trim_ascii();
     let unquoted = trimmed.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
     let single = trimmed.strip_prefix(b"'").and_then(|rest| rest.strip_suffix(b"'"));
     let unquoted = unquoted.or(single).unwrap_or(trimmed);
-    let word = unquoted.get(..7).filter(|word| word.eq_ignore_ascii_case(b"bearer "));
-    let bare = word.map_or(unquoted, |_| unquoted[7..].trim_ascii());
+    let mut bare = unquoted;
+    while let Some((word, rest)) = bare.split_at_checked(6)
+        && word.eq_ignore_ascii_case(b"bearer")
+        && rest.first().is_some_and(u8::is_ascii_whitespace)
+    {
+        bare = rest.trim_ascii();
+    }
     [trimmed, unquoted, bare]
 }
 

@@ -128,6 +128,9 @@ fn explain_decides_as_the_proxy_does_and_finds_what_was_pasted_wrongly() {
         (format!("\"{TOKEN}\""), "without the quotes"),
         (format!("'{TOKEN}'\n"), "without the quotes"),
         (format!("Bearer {TOKEN}"), "without `Bearer`"),
+        (format!("Bearer Bearer {TOKEN}"), "without `Bearer`"),
+        (format!("bearer\tBearer  {TOKEN}\r\n"), "without `Bearer`"),
+        (format!("'Bearer Bearer {TOKEN}'\n"), "without `Bearer`"),
     ] {
         let (_, facts) = explain(&pasted, &[]);
         let reason = facts["reason"].as_str().expect("a word");
