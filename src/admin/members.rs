@@ -286,6 +286,14 @@ pub fn file_beside(store: &Path) -> PathBuf {
     store.with_file_name("admin.token")
 }
 
+/// Whether whoever has the file beside a store can log in to it. For a store without any token one
+/// is made at its start.
+pub fn opens(file: &Path, tokens: &[StoredToken]) -> bool {
+    let secret = read_secret(&SecretRef::File(file.to_owned()));
+    let digest = secret.map(|secret| TokenDigest::of(secret.as_bytes()));
+    tokens.is_empty() || tokens.iter().any(|token| Ok(token.digest) == digest)
+}
+
 /// Makes an operator's token for a store that has none, which is one on its first start. The file
 /// is on disk before the store knows the token, so a crash in between leaves a file that is taken
 /// up at the next start.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::api::ApiArgs;
 use super::output::{Form, Output};
 use super::{ConfigFile, argument, confirm};
+use crate::admin::members;
 use crate::clock::Clock;
 use crate::config::value::StoreRef;
 use crate::credential::CredentialId;
@@ -101,7 +102,7 @@ async fn restore(
     let now = Clock::system().now().wall;
     let restored = restore::restore(backup, store, exact, now).await;
     let restored = restored.map_err(|error| format!("{error}\nthe store is as it was"))?;
-    let Restored { head, replaced, unreadable, differences } = restored;
+    let Restored { head, replaced, unreadable, differences, tokens } = restored;
     let position = &head.position;
     let replaced = replaced.map(|path| path.display().to_string());
     let mut facts = vec![
@@ -125,6 +126,16 @@ async fn restore(
         anstream::eprintln!(
             "the replaced store could not be read: what it had disabled or deleted since the backup \
              is not known here"
+        );
+    }
+    let token = members::file_beside(store);
+    if !members::opens(&token, &tokens) {
+        anstream::eprintln!(
+            "{} is not there or not of this store, and no other one is made: unless the config names \
+             an operator's token, nobody can log in. Put the one there that was beside the store when \
+             the backup was made, or add one to the config, such as `admin.tokens: [{{ name: rescue, \
+             role: operator, token: file:rescue.token }}]`, and use `--admin-token file:rescue.token`",
+            token.display()
         );
     }
     anstream::eprintln!(

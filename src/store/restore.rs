@@ -36,6 +36,8 @@ pub struct Restored {
     pub unreadable: Option<String>,
     /// What was otherwise in the replaced store than in the backup.
     pub differences: Vec<Difference>,
+    /// The admin tokens that open the new one, beside those of the config.
+    pub tokens: Vec<StoredToken>,
 }
 
 #[derive(Debug)]
@@ -117,10 +119,11 @@ async fn make(
     let past = Past::of(place, &mut copy).await?;
     let differences = past.replay(&mut copy, exact, now).await?;
     let head = read::head(&mut copy).await?;
+    let tokens = read::stored_tokens(&mut copy).await?;
     drop(copy);
     let synced = File::open(draft).and_then(|file| file.sync_all());
     synced.map_err(|error| RestoreError::Io(draft.to_owned(), error))?;
-    Ok(Restored { head, replaced: None, unreadable: past.unreadable, differences })
+    Ok(Restored { head, replaced: None, unreadable: past.unreadable, differences, tokens })
 }
 
 /// The backup itself is only read.

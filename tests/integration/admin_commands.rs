@@ -621,6 +621,7 @@ fn a_backup_is_restored_without_what_was_revoked_since() {
     run(folder.path(), "store restore gone.db --yes", "").refuses("there is no such backup");
     let restored = run(folder.path(), "store restore copy.db --yes -o json", "").expect(0);
     assert!(restored.err.contains("scim-guard source accept"), "{restored:#?}");
+    assert!(!restored.err.contains("admin.token"), "{restored:#?}");
     let told = restored.json();
     let differences = told["differences"].as_array().expect("a list");
     let carried = differences.iter().find(|it| it["credential_id"] == revoked.as_str());
@@ -636,4 +637,34 @@ fn a_backup_is_restored_without_what_was_revoked_since() {
     site.run("source accept --yes --wait=0s").expect(0);
     wait_for("the table", || site.status(&token) == 401 && site.status(&late) == 401);
     assert_eq!(site.json(&format!("credential show {revoked}"))["status"], "Disabled");
+}
+
+#[test]
+fn a_backup_restored_where_its_token_is_not_says_how_to_log_in() {
+    let site = Site::start();
+    site.run("store backup copy.db").expect(0);
+    let admin = site.admin;
+    let (_, _, folder) = site.guard.stop();
+    let folder_of = |name: &str| folder.path().join(name);
+    fs::create_dir(folder_of("other")).expect("made");
+    fs::write(folder_of("other/admin.token"), "another-stores-token").expect("written");
+    fs::create_dir(folder_of("same")).expect("made");
+    fs::copy(folder_of("data/admin.token"), folder_of("same/admin.token")).expect("copied");
+    for (place, told) in [("new", true), ("other", true), ("same", false)] {
+        let line = format!("store restore copy.db --store sqlite:{place}/admin.db --yes");
+        let restored = run(folder.path(), &line, "").expect(0);
+        let says = restored.err.contains(&format!("{place}/admin.token is not there or not of"));
+        assert_eq!(says, told, "{restored:#?}");
+    }
+
+    // As it is told, so it is.
+    let config = fs::read_to_string(folder_of("proxy.yaml")).expect("written");
+    let rescue = "sqlite:new/admin.db', \
+                  tokens: [{ name: rescue, role: operator, token: file:rescue.token }]";
+    let config = config.replace("sqlite:data/admin.db'", rescue);
+    fs::write(folder_of("proxy.yaml"), config).expect("written");
+    fs::write(folder_of("rescue.token"), "a-token-for-the-rescue").expect("written");
+    let site = Site { guard: Guard::launch(folder, &["serve"]), admin };
+    site.run("source accept --yes --wait=0s").refuses("admin.token");
+    site.run("source accept --yes --wait=0s --admin-token file:rescue.token").expect(0);
 }
