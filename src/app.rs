@@ -32,7 +32,7 @@ use crate::source::embedded::Embedded;
 use crate::source::native::Native;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::traces::{self, CERTIFICATE, Traces};
+use crate::telemetry::traces::{self, Traces};
 use admin::{AdminFace, Core};
 use certificates::{Certificates, Watched};
 use clouds::CloudSource;
@@ -377,7 +377,7 @@ impl App {
     }
 
     /// Ends all threads and waits until the last line is written.
-    pub async fn stop(self) {
+    pub async fn stop(self, hurry: impl Future<Output = ()>) {
         self.minder.stop();
         if let Some(proxy) = self.proxy {
             proxy.entrance.end().await;
@@ -404,7 +404,7 @@ impl App {
         }
         if let Some(ops) = self.ops {
             if self.metrics.drain_cut_off.get() > 0 {
-                ops.be_seen(&self.clock).await;
+                ops.be_seen(&self.clock, hurry).await;
             }
             ops.face.end([ops.acceptor]).await;
         }
@@ -464,10 +464,17 @@ fn start_traces(
 ) -> Result<(Traces, Receiver<()>), Failure> {
     let certificate = settings.certificate.as_deref();
     let http = client::pool(settings.is_secure(), certificate, 1)
-        .map_err(|what| Failure(format!("{CERTIFICATE}: {what}")))?;
+        .map_err(|what| Failure(format!("{}: {what}", settings.certificate_name)))?;
     let started = Traces::start(settings, http, clock.clone(), Arc::clone(metrics));
     let started = started.map_err(Failure)?;
-    tracing::info!(receiver = settings.receiver(), "spans are sent");
+    let receiver = settings.receiver();
+    tracing::info!(receiver, "spans are sent");
+    if settings.exposes_headers() {
+        tracing::warn!(
+            receiver,
+            "the receiver's headers cross the network in clear text: use https://"
+        );
+    }
     Ok(started)
 }
 
@@ -688,12 +695,16 @@ impl OpsFace {
 impl OpsFace {
     /// Waits until the metrics are read once more, if that is soon: what happened at the end would
     /// never be known otherwise.
-    async fn be_seen(&self, clock: &Clock) {
+    async fn be_seen(&self, clock: &Clock, hurry: impl Future<Output = ()>) {
         let mut scrapes = self.scrapes.subscribe();
         let (next, now) = (scrapes.borrow_and_update().next(), clock.uptime());
         let is_near = |next: Uptime| next.since(now).max(now.since(next)) < SCRAPE_PATIENCE;
         if next.is_some_and(is_near) {
-            let _ = tokio::time::timeout(SCRAPE_PATIENCE, scrapes.changed()).await;
+            let seen = tokio::time::timeout(SCRAPE_PATIENCE, scrapes.changed());
+            tokio::select! {
+                _ = seen => {}
+                () = hurry => {}
+            }
         }
     }
 }

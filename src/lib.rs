@@ -8,7 +8,8 @@
 //!   its verdict → `gate`
 //!
 //! A module imports only what stands below it, and no sibling (`tests/layering.rs`). From top to
-//! bottom: `cli`; `app`; `proxy`, `decision`, `admin`, `ops`; `record`, `identity`; `gate`; `refusal`, `route`; `authority`; `source`;
+//! bottom: `cli`; `app`; `proxy`, `decision`, `admin`, `ops`; `record`,
+//! `identity`; `gate`; `refusal`, `route`; `authority`; `source`;
 //! `server`, `store`; `signature`; `telemetry`; `config`; `credential`; `clock`; `guards`. The tests
 //! of the whole are in `simulation` and `fuzzing`.
 

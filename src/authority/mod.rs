@@ -346,14 +346,14 @@ impl Authority {
         self.confirmed.store(Some(then));
     }
 
-    /// The answer about what is in no table: no, if we can be sure of it. `tenant` is that of the
-    /// route, if there is one.
     /// The source does not know this token. Kept also if nobody waits for the answer any more.
     fn note_unknown(&self, inquiry: &Inquiry) {
         let Inquiry { digest, epoch, at, .. } = *inquiry;
         self.unknown.insert(digest, Denial { epoch, at });
     }
 
+    /// The answer about what is in no table: no, if we can be sure of it. `tenant` is that of the
+    /// route, if there is one.
     pub fn unknown(&self, tenant: Option<&str>, now: &Now) -> Result<Judgement, Unavailable> {
         let confirmed = self.confirmed.load();
         let Some(confirmed) = confirmed.as_ref() else { return Err(Unavailable::Unloaded) };

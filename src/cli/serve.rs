@@ -35,19 +35,29 @@ pub fn run(file: &ConfigFile, watch: bool) -> Result<ExitCode, String> {
             () = signals.leave() => return Ok(ExitCode::SUCCESS),
         };
         let mut app = app.map_err(|failure| failure.to_string())?;
-        let (loaded, told) = (app.loaded(READY_PATIENCE), supervisor.clone());
-        let announcing = tokio::spawn(async move {
-            loaded.await;
-            told.ready("serving");
-        });
         supervisor.watch(app.round());
+        // Unless somebody has other plans meanwhile.
+        let mut loaded = Some(Box::pin(app.loaded(READY_PATIENCE)));
         let hurried = loop {
-            match signals.next(watched.as_mut()).await {
-                Event::Reload => reload(&mut app, file, &diagnostics, &supervisor).await,
+            let event = match &mut loaded {
+                None => signals.next(watched.as_mut()).await,
+                Some(loading) => tokio::select! {
+                    event = signals.next(watched.as_mut()) => event,
+                    () = loading => {
+                        loaded = None;
+                        supervisor.ready("serving");
+                        continue;
+                    }
+                },
+            };
+            match event {
+                Event::Reload => {
+                    reload(&mut app, file, &diagnostics, &supervisor).await;
+                    loaded = None;
+                }
                 Event::Leave { hurried } => break hurried,
             }
         };
-        announcing.abort();
         supervisor.stopping();
         leave(app, hurried, &mut signals).await
     })
@@ -94,7 +104,7 @@ pub async fn leave(app: App, hurried: bool, signals: &mut Signals) -> Result<Exi
         finished = app.drain(hurried) => finished,
         () = signals.leave() => false,
     };
-    app.stop().await;
+    app.stop(signals.leave()).await;
     Ok(if finished { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 

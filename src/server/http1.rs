@@ -111,7 +111,8 @@ pub(super) async fn within_limits<S, F: Future>(
     .await
 }
 
-/// What hyper may keep of a body, read and not yet taken: anybody can have us keep as much.
+/// What hyper may keep of a body, read and not yet taken, where three heads are less: anybody can
+/// have us keep as much.
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// Where a connection is, and until when.

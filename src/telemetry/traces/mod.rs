@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use export::Export;
 pub use export::Pool;
 pub use sampler::Sampler;
-pub use settings::{CERTIFICATE, Settings};
+pub use settings::Settings;
 pub use span::{Call, Decision, Spans};
 
 /// Where spans go. Dropping the last handle ends the thread when all is sent.

@@ -1,6 +1,7 @@
 //! What the environment says about traces, in the variables that OpenTelemetry's specification names.
 //! What cannot be done as it is said there is told at the start, and never guessed at.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ pub struct Settings {
     pub endpoint: Uri,
     /// Authorities to trust in place of the system's.
     pub certificate: Option<PathBuf>,
+    /// The variable that says so.
+    pub certificate_name: String,
+    /// Whether the exporter sends headers of the environment with each batch.
+    has_headers: bool,
     /// For one batch, with all that is tried again.
     pub timeout: Duration,
     pub sampler: Sampler,
@@ -39,6 +44,14 @@ impl Settings {
         self.endpoint.scheme_str() == Some("https")
     }
 
+    /// Whether what may be a secret for the receiver is to be read on its way there.
+    pub fn exposes_headers(&self) -> bool {
+        let host = self.endpoint.host().unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let is_near = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+        self.has_headers && !self.is_secure() && !is_near
+    }
+
     /// What logs call it. A query may have a secret.
     pub fn receiver(&self) -> String {
         let (endpoint, scheme) = (&self.endpoint, self.endpoint.scheme_str());
@@ -59,8 +72,12 @@ impl Settings {
             reader.fault(BATCH, &format!("{batch}: is more than {QUEUE} ({queue}): lower it"));
         }
         let delay = reader.number(DELAY, DELAY_DEFAULT);
+        let certificate = reader.either("CERTIFICATE");
+        let certificate_name = certificate.as_ref().map_or(String::new(), |(name, _)| name.clone());
         let settings = Self {
-            certificate: reader.either("CERTIFICATE").map(|(_, path)| path.into()),
+            certificate: certificate.map(|(_, path)| path.into()),
+            certificate_name,
+            has_headers: reader.either("HEADERS").is_some(),
             timeout: reader.timeout(),
             sampler: reader.sampler(),
             resource: reader.resource(),
@@ -121,10 +138,10 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
         });
         let Some(uri) = uri else {
-            self.fault(&name, &format!("{text}: is no URL such as {ENDPOINT_DEFAULT}"));
+            // Its text may have a secret.
+            self.fault(&name, &format!("is no URL such as {ENDPOINT_DEFAULT}"));
             return None;
         };
-        // It could be a secret, which is not to be repeated here.
         if uri.authority().is_some_and(|it| it.as_str().contains('@')) {
             let what = format!("has a user's name before `@`: put it into {OTLP}HEADERS");
             self.fault(&name, &what);
@@ -231,8 +248,6 @@ fn is_header(entry: &str) -> bool {
 }
 
 const OTLP: &str = "OTEL_EXPORTER_OTLP_";
-/// The variable that names the receiver's authorities.
-pub const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
 const DISABLED: &str = "OTEL_SDK_DISABLED";
 const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
@@ -312,11 +327,28 @@ mod tests {
     }
 
     #[test]
+    fn headers_in_clear_text_are_noticed() {
+        let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=x");
+        for (endpoint, exposed) in [
+            ("http://collector:4318", true),
+            ("https://collector:4318", false),
+            ("http://localhost:4318", false),
+            ("http://127.0.0.1:4318", false),
+            ("http://[::1]:4318", false),
+        ] {
+            let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+            assert_eq!(on(&[endpoint, headers]).exposes_headers(), exposed, "{endpoint:?}");
+            assert!(!on(&[endpoint]).exposes_headers());
+        }
+    }
+
+    #[test]
     fn what_cannot_be_done_is_told_with_its_variable_and_no_secret() {
         for (name, value, told) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "is no URL"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector", "is no URL"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://planted:planted@collector", "HEADERS"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "planted:planted@collector:4318", "is no URL"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "4318"),
             ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "set http/protobuf"),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "set none"),
