@@ -145,6 +145,16 @@ def check_policies():
         for rule in manifest["spec"].get("ingress", []):
             if {8082, 9000} & {entry["port"] for entry in rule["ports"]}:
                 expect(all("podSelector" in peer for peer in rule["from"]), f"NetworkPolicy {manifest['metadata']['name']}: it admits a whole namespace")
+                if of_kind("SecurityPolicy"):
+                    check_gateway_of_envoy(rule, f"NetworkPolicy {manifest['metadata']['name']}")
+
+
+def check_gateway_of_envoy(rule, whose):
+    """The Envoys of all Gateways are in one namespace, and a Gateway in another may have the name of ours."""
+    (gateway,) = of_kind("Gateway")
+    owner = "gateway.envoyproxy.io/owning-gateway-"
+    ours = {f"{owner}{key}": gateway["metadata"][key] for key in ("name", "namespace")}
+    expect(all(peer.get("podSelector") == {"matchLabels": ours} for peer in rule["from"]), f"{whose}: it admits other Gateways than ours")
 
 
 def check_namespace():
