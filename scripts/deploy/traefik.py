@@ -44,10 +44,14 @@ def plural(kind):
     return kind.lower() + ("es" if kind.endswith("s") else "s")
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+def reserve():
+    """A port that the kernel gives to nobody else while the socket lives, which never listens."""
+    held = socket.socket()
+    # Whoever listens there has this too.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    reserved.append(held)
+    return held.getsockname()[1]
 
 
 class Api(BaseHTTPRequestHandler):
@@ -151,7 +155,7 @@ def configure(config):
     if provider == "Ingress":
         config["decision"][0]["edge"] = "traefik"  # The headers that this reader of the Ingress asks with.
     config["credentials"] = {"source": "file", "file": {"path": write("credentials.yaml", yaml.safe_dump([row]))}}
-    config["ops"]["listen"] = f"127.0.0.1:{free_port()}"
+    config["ops"]["listen"] = f"127.0.0.1:{reserve()}"
     return write("proxy.yaml", yaml.safe_dump(config))
 
 
@@ -234,7 +238,8 @@ def check():
 
 binary, traefik, manifests, directory = sys.argv[1:]
 os.makedirs(directory)
-backend, decision, edge, over = start(Backend), free_port(), free_port(), threading.Event()
+reserved = []
+backend, decision, edge, over = start(Backend), reserve(), reserve(), threading.Event()
 with open(manifests) as file:
     text = file.read().replace("scim-guard.scim.svc.cluster.local:8082", f"127.0.0.1:{decision}")
 rendered = [manifest for manifest in yaml.safe_load_all(text) if manifest]
