@@ -11,7 +11,7 @@ import sys
 
 import compose_spec
 import yaml
-from faults import drain_of, end, expect, port, seconds
+from faults import end, end_of, expect, port, seconds
 from standins import standin
 
 
@@ -73,7 +73,7 @@ for name, service in content["services"].items():
     path, config = lay_out(f"{directory}/{name}", service)
     probe = service.get("healthcheck", {}).get("test", [])
     expect(probe[:3] == ["CMD", "/scim-guard", "health"] and probe[-2:] == ["--config", path], f"{name}: healthcheck does not ask `scim-guard health`")
-    expect(seconds(service["stop_grace_period"]) > drain_of(config), f"{name}: stop_grace_period ends before the drain does")
+    expect(seconds(service["stop_grace_period"]) > end_of(config), f"{name}: stop_grace_period is not above {end_of(config)} s")
     faces = {port(listener["address"]) for listener in config.get("proxy", {}).get("listeners", [])}
     published = {port(entry) for entry in service.get("ports", [])}
     expect(published == faces, f"{name}: publishes {published}, and the proxy listens on {faces}")

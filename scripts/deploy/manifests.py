@@ -10,7 +10,7 @@ import re
 import sys
 
 import yaml
-from faults import drain_of, end, expect, port
+from faults import end, end_of, expect, port
 from standins import standin
 
 
@@ -96,8 +96,7 @@ def check_end(name, spec, config):
     hooks = (container.get("lifecycle", {}).get("preStop", {}) for container in spec["containers"])
     sleep = max(hook.get("sleep", {}).get("seconds", 0) for hook in hooks)
     expect(sleep > 0, f"{name}: no container waits in preStop until the endpoints are gone")
-    # Metrics that tell of a drain that was cut off are kept until they are read once more, for so long.
-    needed = sleep + drain_of(config) + 15
+    needed = end_of(config, sleep)
     expect(spec["terminationGracePeriodSeconds"] > needed, f"{name}: terminationGracePeriodSeconds is not above {needed} s, with preStop and drain")
 
 

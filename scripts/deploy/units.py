@@ -9,7 +9,7 @@ import shutil
 import sys
 
 import yaml
-from faults import drain_of, end, expect
+from faults import end, end_of, expect
 from standins import standin
 
 ETC, CREDENTIALS = "/etc/scim-guard/", "/run/credentials/scim-guard.service/"
@@ -31,7 +31,7 @@ addresses = {listener["address"] for listener in config["proxy"]["listeners"]}
 expect(set(values("socket", "ListenStream")) == addresses, f"scim-guard.socket does not listen on {addresses}")
 (state,), (stop,) = values("service", "StateDirectory"), values("service", "TimeoutStopSec")
 expect(config["admin"]["store"].startswith(f"sqlite:/var/lib/{state}/"), "the store is not in the StateDirectory")
-expect(int(stop.removesuffix("s")) > drain_of(config), "TimeoutStopSec ends before the drain does")
+expect(int(stop.removesuffix("s")) > end_of(config), f"TimeoutStopSec is not above {end_of(config)} s")
 expect(all(f"--config {ETC}proxy.yaml" in line for line in values("service", "ExecStart")), f"ExecStart does not read {ETC}proxy.yaml")
 
 shutil.copytree(folder, f"{root}{ETC}")
