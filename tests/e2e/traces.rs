@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::backend::{Backend, RunningBackend};
 use crate::client::{Client, Request};
+use crate::edges::reserve;
 use crate::guard::{Authorization, Guard, Row};
 use crate::process::{Process, in_repository, until};
 
@@ -76,17 +78,16 @@ fn a_refused_request_has_two_spans_in_a_trace_of_its_own() {
 #[test]
 fn a_receiver_that_ends_harms_nobody_and_its_successor_goes_on() {
     let (backend, mut receiver) = (Backend::Uvicorn.start(), Receiver::start());
-    let address = receiver.address;
-    let guard = start(&backend, address);
+    let guard = start(&backend, receiver.address);
     let traced = || send(&guard, ROW.token, Some(&format!("00-{TRACE}-{SPAN}-01")));
     assert_eq!(traced(), 200);
     receiver.spans(3);
-    drop(receiver);
+    let place = receiver.end();
     until("lost spans", || {
         assert_eq!(traced(), 200);
         guard.written().contains("spans are lost").then_some(())
     });
-    let mut receiver = Receiver::start_at(address);
+    let mut receiver = Receiver::start_at(place);
     assert_eq!(traced(), 200);
     receiver.spans(3);
 }
@@ -122,9 +123,11 @@ fn parents(backend: &RunningBackend) -> Vec<String> {
     written.lines().filter(|line| line.starts_with("traceparent: ")).map(str::to_owned).collect()
 }
 
-/// rotel, on a port of its own.
+/// rotel, on ports of its own: it takes no port 0.
 struct Receiver {
     address: SocketAddr,
+    reserved: OwnedFd,
+    _reserved_for_grpc: OwnedFd,
     process: Process,
 }
 
@@ -133,22 +136,28 @@ type Span = HashMap<String, String>;
 
 impl Receiver {
     fn start() -> Self {
-        Self::start_at(free_address())
+        Self::start_at(reserve())
     }
 
-    fn start_at(address: SocketAddr) -> Self {
+    fn start_at((reserved, address): (OwnedFd, SocketAddr)) -> Self {
+        let (reserved_for_grpc, grpc) = reserve();
         let directory = tempfile::tempdir().expect("a directory for the logs");
         let mut command = Command::new(program());
         command.args(["start", "--exporter", "blackhole", "--debug-log", "traces"]);
         command.args(["--debug-log-verbosity", "detailed", "--batch-timeout", "10ms"]);
         command.args(["--otlp-http-endpoint", &address.to_string()]);
-        command.args(["--otlp-grpc-endpoint", &free_address().to_string()]);
+        command.args(["--otlp-grpc-endpoint", &grpc.to_string()]);
         for (option, name) in [("--pid-file", "pid"), ("--log-file", "log")] {
             command.arg(option).arg(directory.path().join(name));
         }
         let mut process = Process::start(directory, &mut command);
         process.until("an open port", |_| TcpStream::connect(address).ok());
-        Self { address, process }
+        Self { address, reserved, _reserved_for_grpc: reserved_for_grpc, process }
+    }
+
+    /// Ends it, and keeps its place for another.
+    fn end(self) -> (OwnedFd, SocketAddr) {
+        (self.reserved, self.address)
     }
 
     /// So many spans, in the order in which they came.
@@ -167,12 +176,6 @@ fn program() -> PathBuf {
     let versions = fs::read_dir(in_repository("target/e2e/venv/lib")).expect("installed");
     let mut paths = versions.map(|entry| entry.expect("one").path().join(ROTEL));
     paths.find(|path| path.exists()).expect("rotel is installed")
-}
-
-/// The program takes no port 0, so the kernel is asked for one that is free right now.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("bound")
 }
 
 fn parse(printed: &str) -> Vec<Span> {

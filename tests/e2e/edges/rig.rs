@@ -135,7 +135,7 @@ pub fn ask(client: &mut Client, request: &Request) -> Answer {
 }
 
 /// A port that the kernel gives to nobody else while the socket lives, which never listens.
-fn reserve() -> (OwnedFd, SocketAddr) {
+pub fn reserve() -> (OwnedFd, SocketAddr) {
     let held = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
     // Whoever listens there has this too.
     sockopt::set_socket_reuseaddr(&held, true).expect("an option of every socket");
