@@ -59,7 +59,6 @@ pub async fn run<S: Service>(
     let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut drain = pin!(scope.draining.cancelled());
     let mut leaving = false;
-    let mut idle = Idle { since: streams.timers.coarse_millis(), begun: false };
     poll_fn(|context| {
         if !leaving && (connection.is_ending() || drain.as_mut().poll(context).is_ready()) {
             leaving = true;
@@ -73,16 +72,16 @@ pub async fn run<S: Service>(
             if let Some(limit) = streams.reset_overdue(&limits) {
                 scope.metrics.http_rejects.with_label_values(&[scope.face, limit]).inc();
             }
-            if idle.is_over(&streams, &limits, leaving) {
+            if streams.are_over(&limits, leaving) {
                 if leaving {
                     return Poll::Ready(Ended::Well);
                 }
-                if !idle.begun {
+                if !streams.begun.get() {
                     return Poll::Ready(Ended::TimedOut("header_timeout"));
                 }
                 // Whoever is about to ask learns that it must ask elsewhere.
                 leaving = true;
-                idle.since = streams.timers.coarse_millis();
+                streams.quiet();
                 http.as_mut().graceful_shutdown();
                 if let Poll::Ready(result) = http.as_mut().poll(context) {
                     return Poll::Ready(result.map_or_else(Ended::Error, |()| Ended::Well));
@@ -137,6 +136,10 @@ struct Streams {
     /// Looks at them a few times a second.
     look: Timer,
     active: RefCell<Slab<Rc<Times>>>,
+    /// Whether one has been there.
+    begun: Cell<bool>,
+    /// Since when there is none, if there is none. Most are gone long before anybody looks.
+    quiet_since: Cell<u64>,
     /// The one whose task is not known yet.
     latest: Cell<Option<usize>>,
 }
@@ -154,7 +157,9 @@ impl Streams {
     fn new(timers: &Timers) -> Self {
         let look = timers.timer();
         look.arm(LOOK);
-        Self { timers: timers.clone(), look, active: RefCell::default(), latest: Cell::new(None) }
+        let quiet_since = Cell::new(timers.coarse_millis());
+        let (active, begun, latest) = (RefCell::default(), Cell::new(false), Cell::new(None));
+        Self { timers: timers.clone(), look, active, begun, quiet_since, latest }
     }
 
     fn begin(streams: &Rc<Self>) -> Place {
@@ -163,7 +168,24 @@ impl Streams {
         let times = Rc::new(times);
         let key = streams.active.borrow_mut().insert(Rc::clone(&times));
         streams.latest.set(Some(key));
+        streams.begun.set(true);
         Place { streams: Rc::clone(streams), key, times }
+    }
+
+    /// There is no stream from now on.
+    fn quiet(&self) {
+        self.quiet_since.set(self.timers.coarse_millis());
+    }
+
+    /// Whether there has been none for as long as the limits allow.
+    fn are_over(&self, limits: &Limits, leaving: bool) -> bool {
+        let limit = match (leaving, self.begun.get()) {
+            (true, _) => LAST_REQUEST_TIME,
+            (false, false) => limits.header_timeout.0,
+            (false, true) => limits.idle_timeout.0,
+        };
+        let quiet = self.timers.coarse_millis().saturating_sub(self.quiet_since.get());
+        self.active.borrow().is_empty() && u128::from(quiet) > limit.as_millis()
     }
 
     fn at(&self, key: usize) -> Option<Rc<Times>> {
@@ -216,29 +238,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.streams.active.borrow_mut().remove(self.key);
-    }
-}
-
-/// How long the connection may go without a stream.
-struct Idle {
-    since: u64,
-    /// Whether a stream has been there.
-    begun: bool,
-}
-
-impl Idle {
-    fn is_over(&mut self, streams: &Streams, limits: &Limits, leaving: bool) -> bool {
-        let now = streams.timers.coarse_millis();
-        if !streams.active.borrow().is_empty() {
-            (self.since, self.begun) = (now, true);
-            return false;
-        }
-        let limit = match (leaving, self.begun) {
-            (true, _) => LAST_REQUEST_TIME,
-            (false, false) => limits.header_timeout.0,
-            (false, true) => limits.idle_timeout.0,
-        };
-        u128::from(now.saturating_sub(self.since)) > limit.as_millis()
+        self.streams.quiet();
     }
 }
 

@@ -250,3 +250,20 @@ fn clear_text_is_http_1_unless_the_listener_says_otherwise() {
     let mixed = start(&backend);
     assert_eq!(mixed.get("/Users", TOKEN).status, 200, "HTTP/1.1 on a listener with h2c");
 }
+
+#[test]
+fn a_connection_in_use_outlives_the_time_for_a_first_request() {
+    let backend = Backend::friendly();
+    let limits = "limits: { header_timeout: 1s, idle_timeout: 1h }";
+    let guard = Setup::new(backend.address).listener(", h2c: true").proxy(limits).start();
+    let client = Client::connect(guard.proxy);
+    let begun = std::time::Instant::now();
+    // Each is over long before anybody looks at the connection.
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert_eq!(client.get("/Users", TOKEN).status, StatusCode::OK);
+        std::thread::park_timeout(Duration::from_millis(40));
+    }
+    assert!(!client.driver.is_finished(), "the connection goes on");
+    let rejects = "scim_guard_http_rejects_total{cause=\"header_timeout\",face=\"proxy\"}";
+    assert_eq!(guard.metric(rejects), 0.0);
+}
