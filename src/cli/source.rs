@@ -116,7 +116,8 @@ fn what_it_means(dispute: &Value) -> String {
     } else if is_partial(dispute) {
         text += "nothing is known so far that was revoked and would come back to life\n";
     } else {
-        text += "nothing that a replica holds as revoked would come back to life\n";
+        text += "nothing that a replica holds as revoked would come back to life; what was revoked since the \
+                 store's state was saved, and no replica has seen, nobody can tell\n";
     }
     text
 }

@@ -61,7 +61,7 @@ impl Supervisor {
         let Some((ear, limit)) = self.ear.clone().zip(self.watchdog) else { return };
         let round = Arc::new(round);
         tokio::spawn(async move {
-            let mut pulse = tokio::time::interval(limit / 2);
+            let mut pulse = tokio::time::interval((limit / 2).max(PULSE_MIN));
             pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 pulse.tick().await;
@@ -113,6 +113,8 @@ fn line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
+/// No supervisor is in more of a hurry.
+const PULSE_MIN: Duration = Duration::from_millis(50);
 /// For a supervisor that is slow to listen.
 const PATIENCE: Duration = Duration::from_secs(1);
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -233,7 +234,7 @@ fn is_socket_path(path: &str) -> bool {
 /// A network in CIDR form, or a single address; `unix:` stands for all who come by a Unix socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    Ip(ipnet::IpNet),
+    Ip(IpNet),
     Unix,
 }
 
@@ -260,9 +261,19 @@ impl FromStr for Network {
         if text == "unix:" {
             return Ok(Self::Unix);
         }
-        let single = || text.parse::<IpAddr>().map(ipnet::IpNet::from);
-        text.parse().or_else(|_| single()).map(Self::Ip).map_err(|_| Malformed)
+        let single = || text.parse::<IpAddr>().map(IpNet::from);
+        let network = text.parse().or_else(|_| single()).map_err(|_| Malformed)?;
+        Ok(Self::Ip(canonical(network)))
     }
+}
+
+/// Peers of IPv4 are known by their own addresses, also where they come to a socket of IPv6.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else { return network };
+    let length = mapped.prefix_len().checked_sub(96);
+    let address = mapped.addr().to_ipv4_mapped().zip(length);
+    let short = address.and_then(|(address, length)| Ipv4Net::new(address, length).ok());
+    short.map_or(network, IpNet::V4)
 }
 
 impl fmt::Display for Network {
@@ -935,6 +946,9 @@ mod tests {
         check::<Network>("10.0.0.0/8", Some("10.0.0.0/8"));
         check::<Network>("10.1.2.3", Some("10.1.2.3/32"));
         check::<Network>("10.0.0.0/33", None);
+        check::<Network>("::ffff:10.1.2.3", Some("10.1.2.3/32"));
+        check::<Network>("::ffff:10.0.0.0/104", Some("10.0.0.0/8"));
+        check::<Network>("::/0", Some("::/0"));
         check::<RouteTenant>("*", Some("*"));
         check::<RouteTenant>("a/b", None);
         let network: Network = "10.0.0.0/8".parse().expect("valid");

@@ -260,7 +260,7 @@ impl Record {
         self.recorder.lines.write(&Line {
             time: self.begun.wall,
             face: self.recorder.face,
-            method: self.method.as_str(),
+            method: logged_method(&self.method),
             path: self.path(),
             route: self.route(),
             status: self.status,
@@ -302,6 +302,13 @@ impl Drop for Record {
             spans.tell(journey.end(self, duration));
         }
     }
+}
+
+/// Strangers choose methods, and may write there what is not to be logged.
+fn logged_method(method: &Method) -> &str {
+    let text = method.as_str();
+    let usual = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
+    if text.len() <= 20 && text.bytes().all(usual) { text } else { "_OTHER" }
 }
 
 /// A closed set: strangers choose methods.
@@ -355,6 +362,17 @@ mod tests {
         assert_eq!(id("a.B_c-1"), "a.B_c-1");
         for bad in ["", "a b", "a/b", "scimg_secret", &"x".repeat(65)] {
             assert_eq!(id(bad).len(), 32, "{bad}");
+        }
+    }
+
+    #[test]
+    fn methods_that_nobody_knows_are_not_logged() {
+        let logged = |text: &str| logged_method(&text.parse().expect("a method")).to_owned();
+        for method in ["GET", "QUERY", "BASELINE-CONTROL"] {
+            assert_eq!(logged(method), method);
+        }
+        for method in ["scimg_secret", "get", &"X".repeat(21)] {
+            assert_eq!(logged(method), "_OTHER", "{method}");
         }
     }
 }
