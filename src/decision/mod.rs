@@ -84,6 +84,14 @@ impl Settings {
         }
     }
 
+    /// Where the connection came in, and whether others still can.
+    fn listener(&self, client: &Connection) -> (&Listener, bool) {
+        let name = &*client.listener;
+        let (open, closed) = (self.listeners.get(name), self.closed.get(name));
+        let listener = open.or(closed).expect("a listener that there is or was");
+        (listener, open.is_some())
+    }
+
     /// Itself, in the place of these: what they listened to is closed where it is not named now.
     pub fn succeeding(mut self, before: &Self) -> Self {
         let known = before.closed.iter().chain(&before.listeners);
@@ -218,8 +226,8 @@ impl Terms<'_> {
         })
     }
 
-    /// Answers in a dialect of HTTP.
-    async fn http(&self, question: Request<Incoming>) -> Response<Body> {
+    /// Answers in the listener's dialect.
+    async fn respond(&self, question: Request<Incoming>) -> Response<Body> {
         let (question, body) = question.into_parts();
         let mut response = match &self.listener.dialect {
             Dialect::Subrequest(family, profile) => {
@@ -235,7 +243,7 @@ impl Terms<'_> {
         // An edge that announces its client's body and keeps it to itself would have its next
         // question taken for that body.
         if !body.is_end_stream() {
-            self.client.end_after(response.headers_mut());
+            self.client.end_unframed(response.headers_mut());
             self.client.discard(body);
         }
         response.map(whole)
@@ -282,23 +290,6 @@ impl Decision {
         let trace = said.unwrap_or_else(Trace::begin);
         Record::open(&self.recorder, question, trace, client, logged)
     }
-
-    /// Refuses what is no question.
-    fn turn_away(
-        &self,
-        refusal: Refusal,
-        question: &Parts,
-        client: &Connection,
-        settings: &Settings,
-    ) -> Response<Bytes> {
-        let mut record = self.record(question, client, settings.logged);
-        record.refused(&refusal.into());
-        let response = refusal.response(&record.request_id);
-        match settings.listeners.get(&*client.listener).map(|it| &it.dialect) {
-            Some(Dialect::Subrequest(_, profile)) => profile.word(response),
-            _ => response,
-        }
-    }
 }
 
 impl Service for Decision {
@@ -307,13 +298,10 @@ impl Service for Decision {
 
     async fn call(&self, request: Request<Incoming>, client: &Connection) -> Response<Body> {
         let settings = &*self.shared.settings.load_full();
-        let open = settings.listeners.get(&*client.listener);
-        let listener = open.or_else(|| settings.closed.get(&*client.listener));
-        let listener = listener.expect("a connection came by a listener that there is or was");
+        let (listener, is_open) = settings.listener(client);
         let terms = Terms { face: self, settings, listener, client };
-        let lasting = open.is_some() && listener.lets_ask(client);
-        let mut response = terms.http(request).await;
-        if !lasting {
+        let mut response = terms.respond(request).await;
+        if !is_open || !listener.lets_ask(client) {
             client.end_after(response.headers_mut());
         }
         response
@@ -325,9 +313,18 @@ impl Service for Decision {
         request: Request<Incoming>,
         client: &Connection,
     ) -> Response<Body> {
-        let (question, _) = request.into_parts();
         let settings = self.shared.settings.load();
-        self.turn_away(fault.into(), &question, client, &settings).map(whole)
+        let (question, _) = request.into_parts();
+        let mut record = self.record(&question, client, settings.logged);
+        let refused = Refused::from(Refusal::from(fault));
+        record.refused(&refused);
+        let response = refused.refusal.response(&record.request_id);
+        let (listener, _) = settings.listener(client);
+        let response = match &listener.dialect {
+            Dialect::Subrequest(_, profile) => profile.word(response),
+            Dialect::ExtAuthz(_) | Dialect::Grpc => response,
+        };
+        response.map(whole)
     }
 
     fn tick(&self) {

@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::header::{CONNECTION, EXPECT};
+use http::header::EXPECT;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::authority::Seat;
@@ -184,8 +184,7 @@ impl Service for Proxy {
             client.discard(body);
         }
         if waits {
-            // Whether a body follows is not known, and so neither is where the next request begins.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            client.end_unframed(response.headers_mut());
         }
         response.map(|body| body.follow(record)) // Told when the last byte has gone.
     }

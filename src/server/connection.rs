@@ -70,6 +70,14 @@ impl Connection {
         }
     }
 
+    /// Whether a body follows that nobody has read is not known, and so neither is where the next
+    /// request begins: over HTTP/1.1 the connection ends with the answer that has these headers.
+    pub fn end_unframed(&self, headers: &mut HeaderMap) {
+        if self.http1.is_some() {
+            self.end_after(headers);
+        }
+    }
+
     pub(super) fn is_ending(&self) -> bool {
         self.ending.get()
     }

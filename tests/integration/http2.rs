@@ -13,14 +13,14 @@ use tokio::net::TcpStream;
 use crate::backend::{Backend, ok};
 use crate::guard::{Guard, ID, PATIENCE, Setup, TENANT, TOKEN, wait_for};
 
-struct Answer {
-    status: StatusCode,
+pub struct Answer {
+    pub status: StatusCode,
     headers: HeaderMap,
     body: Vec<u8>,
 }
 
 /// A connection, and the runtime that drives it.
-struct Client {
+pub struct Client {
     runtime: tokio::runtime::Runtime,
     requests: SendRequest<Bytes>,
     /// Ends with the connection.
@@ -28,7 +28,7 @@ struct Client {
 }
 
 impl Client {
-    fn connect(address: SocketAddr) -> Self {
+    pub fn connect(address: SocketAddr) -> Self {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
         let (requests, driver) = runtime.block_on(async {
@@ -42,7 +42,7 @@ impl Client {
         Self { runtime, requests, driver }
     }
 
-    fn send(&self, request: Request<()>, body: &[u8]) -> Result<Answer, h2::Error> {
+    pub fn send(&self, request: Request<()>, body: &[u8]) -> Result<Answer, h2::Error> {
         let (requests, body) = (self.requests.clone(), Bytes::copy_from_slice(body));
         let answer = async move {
             let mut requests = requests.ready().await?;

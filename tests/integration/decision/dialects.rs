@@ -307,6 +307,18 @@ fn bodies_of_questions_are_passed_over() {
 }
 
 #[test]
+fn a_body_ends_no_connection_where_it_has_a_frame_of_its_own() {
+    let (_guard, address, _backend) = alone(Edge::Envoy, ", h2c: true");
+    let client = crate::http2::Client::connect(address);
+    for body in [&b"{}"[..], b""] {
+        let request = http::Request::post("http://scim.test/check/scim/v2/Users")
+            .header("authorization", format!("Bearer {TOKEN}"));
+        let answer = client.send(request.body(()).expect("valid"), body).expect("an answer");
+        assert_eq!(answer.status, 200, "{} bytes", body.len());
+    }
+}
+
+#[test]
 fn only_those_who_may_ask_are_answered() {
     let token = bearer(TOKEN);
     for edge in Edge::ALL {

@@ -79,26 +79,30 @@ fn a_reload_changes_the_terms_of_kept_connections() {
     let setup = Setup::new(backend.address);
     let config = setup.config();
     let with = |lines: &str| format!("{config}decision:\n{lines}");
-    let lines = line(first, Edge::Caddy) + &line(second, Edge::Nginx);
+    let lines = line(first, Edge::Nginx) + &line(second, Edge::Caddy);
     let guard = with_listeners(setup, &lines).start();
     let request = |edge: Edge| {
         let told = edge.told(&Asked::users("")) + &bearer(TOKEN);
         format!("GET / HTTP/1.1\r\nHost: guard\r\n{told}\r\n")
     };
     let (mut one, mut two) = (Client::connect(first), Client::connect(second));
-    assert_eq!(one.send(&request(Edge::Caddy)).status, 200);
-    assert_eq!(two.send(&request(Edge::Nginx)).status, 200);
+    let mut other = Client::connect(first);
+    assert_eq!(other.send(&request(Edge::Nginx)).status, 200);
+    assert_eq!(one.send(&request(Edge::Nginx)).status, 200);
+    assert_eq!(two.send(&request(Edge::Caddy)).status, 200);
     let reload = |config: &str, told: &str| {
         guard.replace("proxy.yaml", config);
         guard.signal(Signal::HUP);
         guard.wait_for_diagnostic(told);
     };
     reload(&with(&line(second, Edge::Envoy)), "config reloaded");
-    assert_eq!(two.send(&request(Edge::Nginx)).status, 400, "it speaks Envoy's dialect now");
+    assert_eq!(two.send(&request(Edge::Caddy)).status, 400, "it speaks Envoy's dialect now");
     let check = format!("GET /check/scim/v2/Users HTTP/1.1\r\nHost: h\r\n{}\r\n", bearer(TOKEN));
     assert_eq!(two.send(&check).status, 200);
-    let reply = one.send(&request(Edge::Caddy));
+    let reply = one.send(&request(Edge::Nginx));
     assert_eq!((reply.status, reply.header("connection")), (200, Some("close")), "it is closed");
+    let malformed = other.send("GET / HTTP/1.1\r\nHost: h\r\nX: \u{1}\r\n\r\n");
+    assert_eq!(malformed.status, 403, "in the words of the edge that it was for");
     reload(&config, "decision (as a whole section) has changed, which needs a restart");
     assert_eq!(two.send(&check).status, 200);
 }
