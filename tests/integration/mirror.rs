@@ -472,8 +472,13 @@ fn a_proxy_follows_a_cloud_by_itself() {
         sidecar.enroll("- broken");
         wait_for("the fault", || sidecar.process.said().contains("enrolment"));
         assert_eq!(probe(&mut client, TENANT, &secret), 200);
-        sidecar.enroll(&(rows + &enrolment(&second, &second_secret, "2099-01-01T00:00:00Z")));
+        sidecar
+            .enroll(&(rows.clone() + &enrolment(&second, &second_secret, "2099-01-01T00:00:00Z")));
         wait_for("the second", || probe(&mut client, TENANT, &second_secret) == 200);
+        // One that was cut where it still is YAML takes nobody away.
+        sidecar.enroll(rows.trim_end());
+        wait_for("the fault", || sidecar.process.said().contains("ends within a line"));
+        assert_eq!(probe(&mut client, TENANT, &second_secret), 200);
         sidecar.enroll(&enrolment(&second, &second_secret, "2099-01-01T00:00:00Z"));
         wait_for("the first to go", || probe(&mut client, TENANT, &secret) == 401);
         assert!(!sidecar.backend.seen().is_empty());

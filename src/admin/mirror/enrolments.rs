@@ -42,7 +42,7 @@ impl Enrolments {
             }
         };
         if let Step::Apply(rows) = self.file.step(read) {
-            // What the file says of a status decides nothing, so it need not be said twice.
+            self.reader.applied(&rows);
             (self.rows, self.read, self.again) = (rows, true, true);
         }
         std::mem::take(&mut self.again)
