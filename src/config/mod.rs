@@ -113,7 +113,7 @@ pub struct Limits {
     pub request_time: Span,
     /// Between two requests on a connection. Default: 75 seconds.
     pub idle_timeout: Span,
-    /// Connections at a time, and a sixth of the descriptors that the system lets us have at most;
+    /// Connections at a time, but at most a sixth of the descriptors that the system lets us have;
     /// more wait in the system's queue. Default: 10,000. A change needs a restart.
     pub connections: usize,
     /// Requests at a time on one HTTP/2 connection. Default: 100.

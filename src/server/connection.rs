@@ -31,7 +31,7 @@ pub struct Connection {
     /// The peer's address without its port, as it is told to others; every request needs it.
     pub address: Option<Rc<str>>,
     /// The name of the listener that it came by.
-    pub listener: Arc<str>,
+    pub listener: Rc<str>,
     tls: bool,
     client: Option<Arc<ClientCertificate>>,
     timers: Timers,
@@ -86,7 +86,7 @@ impl Connection {
     pub(super) fn of_stream(&self, fate: Fate) -> Self {
         let (peer, tls, client) = (self.peer, self.tls, self.client.clone());
         let (address, timers) = (self.address.clone(), self.timers.clone());
-        let (listener, ending) = (Arc::clone(&self.listener), Rc::clone(&self.ending));
+        let (listener, ending) = (Rc::clone(&self.listener), Rc::clone(&self.ending));
         Self { peer, address, listener, ending, tls, client, timers, fate, http1: None }
     }
 
@@ -217,14 +217,14 @@ async fn run<S: Service>(
     state: &Rc<State>,
     stream: Stream,
     peer: Peer,
-    listener: &Arc<str>,
+    listener: &str,
     client: Option<ClientCertificate>,
     http2: bool,
 ) -> Ended {
     let connection = Rc::new(Connection {
         peer,
         address: peer.ip().map(|ip| ip.to_string().into()),
-        listener: Arc::clone(listener),
+        listener: listener.into(),
         tls: matches!(stream, Stream::Right(_)),
         client: client.map(Arc::new),
         timers: scope.timers.clone(),

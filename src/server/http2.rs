@@ -62,6 +62,7 @@ pub async fn run<S: Service>(
     poll_fn(|context| {
         if !leaving && (connection.is_ending() || drain.as_mut().poll(context).is_ready()) {
             leaving = true;
+            streams.quiet();
             http.as_mut().graceful_shutdown();
         }
         if let Poll::Ready(result) = http.as_mut().poll(context) {

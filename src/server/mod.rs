@@ -163,8 +163,9 @@ struct Scope<S> {
 impl Face {
     /// Starts the workers. The number of connections is fixed by the limits of now; the others
     /// are read anew for each connection. It is a sixth of the descriptors that the system lets
-    /// us have at most: as many may lead to backends, and the rest is for other faces and files.
-    /// Whoever fills a face with connections takes nothing from those that are served.
+    /// us have at most: as many may lead to backends (more over HTTP/2, where requests share one),
+    /// and the rest is for other faces and files. Whoever fills a face with connections takes
+    /// nothing from those that are served.
     pub fn start<S: Service>(
         name: &'static str,
         workers: usize,
