@@ -22,8 +22,8 @@ use crate::credential::token::Shape;
 use crate::credential::{Credential, CredentialId, Expiry, TenantId, TokenDigest};
 use crate::gate::{Gate, Permit, Refused};
 use crate::refusal::{Outcome, Refusal};
-use crate::route::{Place, Routes, Target, Unclear};
-use crate::server::encode_query;
+use crate::route::{Place, Routes, Target};
+use crate::server::read_target;
 use crate::telemetry::metrics::Metrics;
 
 /// The request in question.
@@ -39,20 +39,17 @@ pub async fn run(api: &ApiArgs, request: &Request, output: &Output) -> Result<Ex
     let proxy = config.proxy.as_ref().ok_or("the config has no `proxy` section, so no routes")?;
     let parts = http::Request::builder()
         .method(request.method.as_str())
-        .uri(as_parsed(&request.path))
         .header(header::HOST, &request.host)
         .body(())
-        .map_err(|error| format!("that is no request: {error}"))?
-        .into_parts()
-        .0;
+        .map_err(|error| format!("that is no request: {error}"))?;
+    let (mut parts, ()) = parts.into_parts();
     let routes = Routes::new(&proxy.routes);
-    let target = match request.path.contains('#') {
-        true => Err(Unclear::Target("the request target has a fragment")),
-        false => Target::parse(&parts),
-    };
+    let read = read_target(request.path.as_bytes()).map(|uri| parts.uri = uri);
+    let target = read.map_err(|fault| Refused::from(Refusal::from(fault)));
+    let target = target.and_then(|()| Ok(Target::parse(&parts)?));
     let place = target.and_then(|target| Ok((routes.find(&target)?, target.access(&parts.method))));
     let (verdict, from) = match place {
-        Err(unclear) => (Verdict::of(Err(Refused::from(unclear)), None), None),
+        Err(refused) => (Verdict::of(Err(refused), None), None),
         Ok((place, access)) => {
             let who = match &request.id {
                 Some(id) => Who::Id(id.clone()),
@@ -68,14 +65,6 @@ pub async fn run(api: &ApiArgs, request: &Request, output: &Output) -> Result<Ex
     facts.push(("known_from", json!(from)));
     output.print(&facts);
     Ok(if verdict.allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// A target as the proxy's parser is shown it.
-fn as_parsed(target: &str) -> Vec<u8> {
-    match target.split_once('?') {
-        Some((path, query)) => [path.as_bytes(), b"?", &encode_query(query.as_bytes())].concat(),
-        None => target.as_bytes().to_vec(),
-    }
 }
 
 fn read_token() -> Result<Vec<u8>, String> {
