@@ -769,9 +769,14 @@ impl AdminUrl {
         let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, port)| {
             if port.ends_with(']') { &self.authority } else { host }
         });
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        is_loopback(host)
     }
+}
+
+/// Whether a host, with or without brackets, is this machine.
+pub fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 impl FromStr for AdminUrl {

@@ -18,8 +18,6 @@ pub struct Journey {
     pub scheme: &'static str,
     pub decided: Option<Duration>,
     pub refused: bool,
-    /// The one that the next hop is told of.
-    span: u64,
     call: Option<Call>,
 }
 
@@ -33,8 +31,7 @@ impl Journey {
     ) -> Option<Box<Self>> {
         let parent = trace.is_from_client.then(|| (trace.span(), trace.is_sampled()));
         let sampled = sampler.samples(trace.number(), parent.map(|(_, sampled)| sampled));
-        let span = fastrand::u64(1..);
-        trace.go_on(span, sampled);
+        trace.go_on(fastrand::u64(1..), sampled);
         sampled.then(|| {
             Box::new(Self {
                 parent: parent.map(|(span, _)| span),
@@ -43,7 +40,6 @@ impl Journey {
                 scheme: if connection.is_tls() { "https" } else { "http" },
                 decided: None,
                 refused: false,
-                span,
                 call: None,
             })
         })
@@ -54,9 +50,10 @@ impl Journey {
         host(original).clone_into(&mut self.host);
     }
 
-    pub fn call(&mut self, begun: Duration, server: Option<&str>) {
+    /// `span` is the one that the backend is told of.
+    pub fn call(&mut self, span: u64, begun: Duration, server: Option<&str>) {
         let server = server.unwrap_or_default().to_owned();
-        self.call = Some(Call { span: self.span, server, begun, answer: None });
+        self.call = Some(Call { span, server, begun, answer: None });
     }
 
     /// `time` is how long it took.

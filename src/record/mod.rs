@@ -186,7 +186,7 @@ impl Record {
     /// The backend is asked from now on; `server` is its name if there is one for all of it.
     pub fn calling(&mut self, now: Uptime, server: Option<&str>) {
         if let Some(journey) = &mut self.journey {
-            journey.call(now.since(self.begun.boot), server);
+            journey.call(self.trace.span(), now.since(self.begun.boot), server);
         }
     }
 

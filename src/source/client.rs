@@ -20,6 +20,7 @@ use rustls_pki_types::pem::PemObject;
 use crate::clock::Timestamp;
 use crate::config::read_secret;
 use crate::config::value::{AdminUrl, SecretRef};
+use crate::telemetry::with_causes;
 
 /// An admin API and our token for it.
 pub struct Client {
@@ -152,17 +153,6 @@ pub fn pool(secure: bool, ca: Option<&Path>, idle_max: usize) -> Result<Pool, St
         .pool_max_idle_per_host(idle_max)
         .http1_max_headers(100)
         .build(connector))
-}
-
-/// An error and what led to it.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text += &format!(": {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 /// Trusts the certificates of a file, or else the system's, which nobody needs in clear text: reading

@@ -18,7 +18,7 @@ use http_body_util::Full;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::client::{Answer, Pool, date_of, pool, with_causes};
+use super::client::{Answer, Pool, date_of, pool};
 use crate::clock::{Clock, Timestamp};
 use crate::config::read_secret;
 use crate::config::value::{AdminUrl, SecretRef};
@@ -26,6 +26,7 @@ use crate::credential::{BearerToken, CredentialId, Expiry, Status, TenantId, Tok
 use crate::signature::{Headers, Key};
 use crate::store::Provider;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::with_causes;
 
 /// The SCIM credentials of one zone or directory, as a cloud administers them. No call but `create`
 /// tells a secret.

@@ -52,6 +52,17 @@ fn filter(level: Level) -> LevelFilter {
     }
 }
 
+/// An error and what led to it.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text += &format!(": {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
 struct UtcMillis;
 
 impl fmt::time::FormatTime for UtcMillis {

@@ -23,6 +23,7 @@ use super::settings::Settings;
 use super::span::Spans;
 use crate::clock::{Clock, Uptime};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::with_causes;
 
 /// Connections to the receiver, with TLS as its endpoint wants it.
 pub type Pool = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
@@ -35,6 +36,7 @@ pub(super) struct Export {
     clock: Clock,
     metrics: Arc<Metrics>,
     backlog: Arc<AtomicUsize>,
+    timeout: Duration,
     batch: usize,
     delay: Duration,
     gathered: Vec<SpanData>,
@@ -53,7 +55,7 @@ impl Export {
         backlog: Arc<AtomicUsize>,
     ) -> Result<Self, String> {
         let fault = Fault::default();
-        let client = Client { http, timeout: settings.timeout, fault: Arc::clone(&fault) };
+        let client = Client { http, fault: Arc::clone(&fault) };
         let mut exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(client)
@@ -74,6 +76,7 @@ impl Export {
             clock,
             metrics,
             backlog,
+            timeout: settings.timeout,
             batch: settings.batch,
             delay: settings.delay,
             gathered: Vec::new(),
@@ -105,12 +108,17 @@ impl Export {
         while !self.gathered.is_empty() {
             let count = self.gathered.len().min(self.batch);
             let batch = self.gathered.drain(..count).collect();
-            let sent = self.exporter.export(batch).await;
+            // With all that is tried again.
+            let sent = timeout(self.timeout, self.exporter.export(batch)).await;
             self.backlog.fetch_sub(count, Ordering::Relaxed);
             let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Err(error) = sent {
+            let failure = match sent {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(fault.unwrap_or_else(|| error.to_string())),
+                Err(_) => Some(fault.unwrap_or_else(|| "no answer in time".to_owned())),
+            };
+            if let Some(why) = failure {
                 self.metrics.spans_dropped.inc_by(count as u64);
-                let why = fault.unwrap_or_else(|| error.to_string());
                 if let Some(spans) = self.complaints.count(count, self.clock.uptime()) {
                     let receiver = &self.receiver;
                     tracing::warn!(receiver, spans, "spans are lost: {why}");
@@ -144,7 +152,6 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 struct Client {
     http: Pool,
-    timeout: Duration,
     fault: Fault,
 }
 
@@ -160,17 +167,11 @@ impl Client {
 #[async_trait]
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let answer = timeout(self.timeout, self.exchange(request)).await;
-        let answer = answer.unwrap_or_else(|_| Err("no answer in time".into()));
+        let answer = self.exchange(request).await;
         let fault = answer.as_ref().err().map(|error| with_causes(&**error));
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
         answer
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 const ANSWER_BYTES_MAX: usize = 64 << 10;

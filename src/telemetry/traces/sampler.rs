@@ -11,13 +11,6 @@ pub struct Sampler {
     parent_based: bool,
 }
 
-impl Default for Sampler {
-    /// As the client says, and without a word of it all.
-    fn default() -> Self {
-        Self { rule: Rule::AlwaysOn, parent_based: true }
-    }
-}
-
 impl Sampler {
     pub const NAMES: [&str; 6] = [
         "parentbased_always_on",

@@ -1,7 +1,6 @@
 //! What the environment says about traces, in the variables that OpenTelemetry's specification names.
 //! What cannot be done as it is said there is told at the start, and never guessed at.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use opentelemetry_sdk::Resource;
 use percent_encoding::percent_decode_str;
 
 use super::sampler::Sampler;
+use crate::config::value::is_loopback;
 
 /// How traces are made and where they go.
 #[derive(Debug)]
@@ -47,9 +47,7 @@ impl Settings {
     /// Whether what may be a secret for the receiver is to be read on its way there.
     pub fn exposes_headers(&self) -> bool {
         let host = self.endpoint.host().unwrap_or_default();
-        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-        let is_near = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-        self.has_headers && !self.is_secure() && !is_near
+        self.has_headers && !self.is_secure() && !is_loopback(host)
     }
 
     /// What logs call it. A query may have a secret.
@@ -198,7 +196,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         Sampler::parse(&name, ratio).unwrap_or_else(|| {
             let known = Sampler::NAMES.join(", ");
             self.fault(SAMPLER, &format!("{name}: is not known here: set one of {known}"));
-            Sampler::default()
+            Sampler::parse(SAMPLER_DEFAULT, 1.0).expect("it is one of them")
         })
     }
 
