@@ -26,7 +26,9 @@ def port(address):
 
 def end_of(config, sleep=0):
     """How long a process may take to end, in seconds, beginning with its preStop: the drain as the config says, or by its
-    defaults; then 5 for the admin API, 2 for the access log, 3 for traces, and 15 for one more look at the metrics."""
+    defaults; then 5 for the admin API and 16 for a change of a mirrored cloud, 2 for the access log, 3 for traces, and 15 for one more look at the
+    metrics."""
     drain = {"delay": "5s", "deadline": "20s"} | config.get("proxy", {}).get("drain", {})
     proxy = sum(seconds(duration) for duration in drain.values()) if "proxy" in config else 0
-    return sleep + proxy + 5 + 2 + 3 + 15
+    mirror = 16 if config.get("admin", {}).get("mirror") else 0
+    return sleep + proxy + 5 + mirror + 2 + 3 + 15

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::clouds::cloud;
@@ -240,9 +240,10 @@ impl AdminFace {
         for mirror in self.mirrors {
             let _ = mirror.await;
         }
-        for mirror in &self.core.mirrors {
-            mirror.finish().await;
-        }
+        // Each may take as long as a cloud does, so all do at once.
+        let mirrors = self.core.mirrors.iter().cloned();
+        let finishing: JoinSet<_> = mirrors.map(async |mirror| mirror.finish().await).collect();
+        finishing.join_all().await;
         self.face.end([self.acceptor]).await;
     }
 }
