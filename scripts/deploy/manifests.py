@@ -140,6 +140,8 @@ def check_references():
             found = [guard for labels, guard in guards if selects(manifest["spec"]["selector"], labels)]
             expect(found, f"{kind} {manifest['metadata']['name']} selects no Pod")
             for endpoint in manifest["spec"].get("podMetricsEndpoints", []):
+                renamed = {entry["targetLabel"]: entry["replacement"] for entry in endpoint.get("relabelings", [])}
+                expect(renamed.get("job") == "scim-guard", f"{kind}: not the job that the alert rules ask for")
                 expect(all(endpoint["port"] in {entry["name"] for entry in guard["ports"]} for guard in found), f"{kind}: no port {endpoint['port']}")
 
 
