@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 
-use crate::guard::{listening, write};
-use crate::process::{Process, binary};
+use crate::guard::{listening, serve, write};
+use crate::process::Process;
 
 pub struct Admin {
     pub address: SocketAddr,
@@ -51,9 +50,8 @@ admin:
             READER.0
         );
         write(directory.path(), "proxy.yaml", &config);
-        let mut command = Command::new(binary());
-        command.args(["serve", "--config"]).arg(directory.path().join("proxy.yaml"));
-        let mut process = Process::start(directory, command.current_dir("/"));
+        let mut command = serve(directory.path());
+        let mut process = Process::start(directory, &mut command);
         let address = listening(&mut process, "admin");
         Self { address, ca, process }
     }

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::backend::RunningBackend;
 use crate::client::{Client, Request};
-use crate::process::{Process, binary};
+use crate::process::{Process, binary, spawn, until, without_traces};
 
 pub struct Guard {
     pub address: SocketAddr,
@@ -60,7 +61,8 @@ impl Guard {
     /// Starts the proxy with the embedded admin API, and no credential yet.
     pub fn start_with_admin(backend: &RunningBackend, authorization: Authorization) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the files");
-        Self::launch(directory, backend, authorization, EMBEDDED).with_admin()
+        let config = config(backend, authorization) + EMBEDDED;
+        Self::launch_config(directory, backend, &config, &[]).with_admin()
     }
 
     /// Starts the proxy for another tenant, with these files and this config of its source, and waits
@@ -105,21 +107,14 @@ impl Guard {
 
     /// Ends the program as its supervisor does, and starts it anew on the same files.
     pub fn restart_deciding(&mut self) {
-        self.process.terminate();
-        let mut command = serve(self.process.directory());
-        self.process.start_again(&mut command);
+        let child = &mut self.process.child;
+        let (id, signal) = (Pid::from_child(child), Signal::TERM);
+        kill_process(id, signal).expect("it has not been waited for");
+        until("end of the program", || child.try_wait().expect("a child can be asked"));
+        let directory = self.process.directory();
+        self.process.child = spawn(directory, &mut serve(directory));
         self.address = listening(&mut self.process, "decision");
         self.admin = Some(listening(&mut self.process, "admin"));
-    }
-
-    fn launch(
-        directory: TempDir,
-        backend: &RunningBackend,
-        authorization: Authorization,
-        source: &str,
-    ) -> Self {
-        let config = config(backend, authorization) + source;
-        Self::launch_config(directory, backend, &config, &[])
     }
 
     fn launch_config(
@@ -266,10 +261,10 @@ pub fn listening(process: &mut Process, face: &str) -> SocketAddr {
     })
 }
 
-fn serve(directory: &Path) -> Command {
+pub fn serve(directory: &Path) -> Command {
     let mut command = Command::new(binary());
     command.args(["serve", "--config"]).arg(directory.join(CONFIG)).current_dir("/");
-    command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT").env_remove("OTEL_TRACES_EXPORTER");
+    without_traces(&mut command);
     command
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub struct Process {
-    child: Child,
+    pub child: Child,
     directory: TempDir,
 }
 
@@ -17,19 +17,6 @@ impl Process {
     /// Starts the command with a directory of its own, which `Process::directory` names.
     pub fn start(directory: TempDir, command: &mut Command) -> Self {
         Self { child: spawn(directory.path(), command), directory }
-    }
-
-    /// Starts the command in the place of the process, which has ended, with logs of its own.
-    pub fn start_again(&mut self, command: &mut Command) {
-        self.child = spawn(self.directory.path(), command);
-    }
-
-    /// Asks the process to end, and waits until it has.
-    pub fn terminate(&mut self) {
-        let id = rustix::process::Pid::from_child(&self.child);
-        let signal = rustix::process::Signal::TERM;
-        rustix::process::kill_process(id, signal).expect("it has not been waited for");
-        until("end of the process", || self.child.try_wait().expect("a child can be asked"));
     }
 
     pub fn id(&self) -> u32 {
@@ -76,7 +63,8 @@ impl Drop for Process {
     }
 }
 
-fn spawn(directory: &Path, command: &mut Command) -> Child {
+/// Starts the command with logs of its own in the directory.
+pub fn spawn(directory: &Path, command: &mut Command) -> Child {
     let output = |name| File::create(directory.join(name)).expect("a log file");
     command
         .stdin(Stdio::null())
@@ -104,6 +92,13 @@ pub fn binary() -> PathBuf {
     let named = std::env::var_os("SCIM_GUARD_BINARY");
     let named = named.map(|path| std::path::absolute(path).expect("a path that is not empty"));
     named.unwrap_or_else(|| in_repository("target/static/scim-guard"))
+}
+
+/// Nobody outside is told of what the tests ask.
+pub fn without_traces(command: &mut Command) {
+    for rest in ["EXPORTER_OTLP_ENDPOINT", "EXPORTER_OTLP_TRACES_ENDPOINT", "TRACES_EXPORTER"] {
+        command.env_remove(format!("OTEL_{rest}"));
+    }
 }
 
 /// A path below the root of the repository.

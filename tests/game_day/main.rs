@@ -9,12 +9,10 @@
 
 mod alerts;
 mod callers;
-#[allow(dead_code, reason = "it is the end-to-end tests' own")]
 #[path = "../e2e/client.rs"]
 mod client;
 mod faults;
 mod ledger;
-#[allow(dead_code, reason = "it is the end-to-end tests' own")]
 #[path = "../e2e/process.rs"]
 mod process;
 mod program;

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::client::{Client, Request};
-use crate::process::{binary, until};
+use crate::process::{binary, until, without_traces};
 
 pub struct Program {
     pub name: String,
@@ -58,6 +58,7 @@ impl Program {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg(self.folder().join("proxy.yaml")).current_dir("/");
         command.env("FOLDER", self.folder()).stdin(Stdio::null());
+        without_traces(&mut command);
         let child = command.stdout(output(ACCESS)).stderr(output(DIAGNOSTICS)).spawn();
         self.child = Some(child.expect("the program starts"));
     }

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::backend::Backend;
-use crate::guard::{PATIENCE, command, listening, wait_for};
+use crate::guard::{PATIENCE, alone, command, listening, wait_for};
 use crate::http::{Client, Reply};
 use crate::ledger::LIMIT;
 
@@ -95,7 +95,7 @@ impl Process {
             let launched = command;
             command = Command::new(program);
             command.args(arguments).arg(launched.get_program()).args(launched.get_args());
-            command.current_dir(folder).env_remove("SCIM_GUARD_CONFIG");
+            alone(command.current_dir(folder));
         }
         let child =
             command.stdin(input).stdout(out()).stderr(out()).spawn().expect("the program starts");

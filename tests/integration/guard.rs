@@ -360,10 +360,16 @@ pub fn listening(diagnostics: &str, face: &str) -> Vec<SocketAddr> {
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scim-guard"));
     command.args(arguments).current_dir(folder);
-    for variable in ["SCIM_GUARD_CONFIG", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_EXPORTER"] {
-        command.env_remove(variable);
-    }
+    alone(&mut command);
     command
+}
+
+/// Takes from the environment what the tests do not say.
+pub fn alone(command: &mut Command) {
+    command.env_remove("SCIM_GUARD_CONFIG");
+    for rest in ["EXPORTER_OTLP_ENDPOINT", "EXPORTER_OTLP_TRACES_ENDPOINT", "TRACES_EXPORTER"] {
+        command.env_remove(format!("OTEL_{rest}"));
+    }
 }
 
 fn collect(stream: impl Read + Send + 'static) -> (Arc<Mutex<String>>, JoinHandle<()>) {

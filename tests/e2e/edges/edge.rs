@@ -92,10 +92,12 @@ impl Edge {
 impl Places {
     fn put_into(&self, line: &str) -> String {
         let places = [("8080", self.edge), ("8082", self.guard), ("8083", self.relay)];
-        let places = places.into_iter().chain([("9000", self.backend)]);
-        places.fold(line.to_owned(), |line, (port, place)| {
-            line.replace(port, &place.port().to_string())
-        })
+        let mut places = places.into_iter().chain([("9000", self.backend)]);
+        // One a line, so that none is looked for within another's new one.
+        match places.find(|(port, _)| line.contains(port)) {
+            Some((port, place)) => line.replace(port, &place.port().to_string()),
+            None => line.to_owned(),
+        }
     }
 }
 

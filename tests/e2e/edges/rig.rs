@@ -63,17 +63,19 @@ impl Rig {
         Guard::start_deciding(&config)
     }
 
-    /// Starts a guard that has never seen a table: nobody listens where its source should be.
-    pub fn unloaded_guard(&self) -> Guard {
-        let (_nobody, address) = reserve();
+    /// Starts a guard that has never seen a table: nobody listens where its source should be, for
+    /// as long as the other value is kept.
+    pub fn unloaded_guard(&self) -> (Guard, OwnedFd) {
+        let (nobody, address) = reserve();
         let config = self.config();
         let (faces, _source) = config.split_once("\ncredentials:").expect("a section of its own");
-        Guard::start_unloaded(&format!(
+        let guard = Guard::start_unloaded(&format!(
             "{faces}
 credentials: {{ source: native, native: {{ url: \"http://{address}\", token: file:token }} }}
 ops: {{ listen: 127.0.0.1:0 }}
 "
-        ))
+        ));
+        (guard, nobody)
     }
 
     /// Takes connections in the guard's place and says nothing.

@@ -163,11 +163,11 @@ fn expires(scene: &Scene<'_>) {
     scene.strike();
     fleet.entra_secret.replace(&short.secret);
     scene.wait_for_alert();
+    let ended = || fleet.status(scene, 0, &short.secret) == 401;
+    scene.check(!ended(), "it has ended before its time");
     let new = fleet.operator.rotate(&short, &json!({}));
     fleet.entra_secret.replace(&new.secret);
     fleet.wait_for_work(scene);
-    let ended = || fleet.status(scene, 0, &short.secret) == 401;
-    scene.check(!ended(), "it has ended before its time");
     scene.wait_for("its end", ended);
     fleet.wait_for_work(scene);
     fleet.close(scene);

@@ -4,6 +4,7 @@ use rustix::process::Signal;
 
 use super::check::{call, field, framed, number};
 use super::*;
+use crate::backend::Nowhere;
 use crate::guard::{route, wait_for};
 
 #[test]
@@ -28,8 +29,9 @@ fn a_revoked_token_is_dead_on_connections_that_edges_keep() {
 fn what_cannot_be_decided_is_503_and_never_a_permit() {
     let backend = Backend::friendly();
     let mut setup = Setup::new(backend.address).file("token", "scimg_nobody");
-    setup.source =
-        "native\n  native: { url: 'http://127.0.0.1:9', token: 'file:token' }".to_owned();
+    let nobody = Nowhere::new();
+    let source = format!("url: 'http://{}', token: 'file:token'", nobody.address);
+    setup.source = format!("native\n  native: {{ {source} }}");
     let lines = Edge::ALL.map(|edge| listener(edge, ""));
     let guard = with_listeners(setup, &lines.concat()).launch();
     let token = bearer(TOKEN);
@@ -69,10 +71,8 @@ fn whoever_leaves_says_so_to_edges() {
 fn a_reload_changes_the_terms_of_kept_connections() {
     let backend = Backend::friendly();
     // Ports that stay, so that the listeners do.
-    let port = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let (first, second) = (port(), port());
-    let address = |listener: std::net::TcpListener| listener.local_addr().expect("bound");
-    let (first, second) = (address(first), address(second));
+    let held = (Nowhere::reusable(), Nowhere::reusable());
+    let (first, second) = (held.0.address, held.1.address);
     let line = |address: SocketAddr, edge: Edge| {
         format!("  - {{ address: '{address}', edge: {} }}\n", edge.name())
     };
