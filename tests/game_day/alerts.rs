@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -20,8 +19,8 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    /// Starts Prometheus, which scrapes and evaluates once a second whatever it is told of by
-    /// [`Self::watch`].
+    /// Starts the Prometheus that `scripts/check-observability` installs. It scrapes and evaluates
+    /// once a second whatever it is told of by [`Self::watch`].
     pub fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory for its files");
         let folder = directory.path();
@@ -40,7 +39,7 @@ impl Alerts {
         });
         let file = folder.join("prometheus.yml");
         std::fs::write(&file, config.to_string()).expect("it is ours");
-        let mut command = Command::new(prometheus());
+        let mut command = Command::new("prometheus");
         command
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
@@ -115,18 +114,6 @@ fn ask(client: &mut Client, query: &str) -> Option<Vec<Value>> {
     let request = Request::new("GET", format!("/api/v1/query?query={encoded}"));
     let answer = client.send(&request).ok()?.json();
     answer["data"]["result"].as_array().cloned()
-}
-
-/// The installed one, or what `scripts/check-observability` has unpacked.
-fn prometheus() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let unpacked = in_repository("target/observability/usr/bin");
-    let mut folders = std::env::split_paths(&path).chain([unpacked]);
-    let found = folders.find_map(|folder| {
-        let program = folder.join("prometheus");
-        program.is_file().then_some(program)
-    });
-    found.expect("a prometheus: scripts/check-observability unpacks one")
 }
 
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
