@@ -11,10 +11,12 @@ import sys
 import yaml
 from faults import end, expect
 from kustomization import files_of
-from models import IDENTITY, Mesh, ReferenceGrant
+from models import Mesh, ReferenceGrant
 from pydantic import ValidationError
 
 READERS = {"IngressRoute": "traefik", "Middleware": "traefik", "Ingress": "ingress-nginx", "SecurityPolicy": "envoy", "AuthorizationPolicy": "envoy"}
+# What the backend is told.
+IDENTITY = {"x-scim-credential-id", "x-scim-tenant"}
 # Every spelling by which some backend takes a header for ours, and neighbours that are none of our business.
 SPELLINGS = {f"x{a}scim{b}tenant" for a, b in itertools.product("-_.", repeat=2)}
 SPELLINGS |= {f"x{a}scim{b}credential{c}id" for a, b, c in itertools.product("-_.", repeat=3)}

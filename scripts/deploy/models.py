@@ -8,8 +8,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-IDENTITY = {"x-scim-credential-id", "x-scim-tenant"}
-
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
