@@ -5,10 +5,9 @@ import json
 import pathlib
 import subprocess
 import sys
-import time
 
-# For a machine that is busy with other things.
-PATIENCE = 60
+import faults
+from faults import PATIENCE
 
 
 def run(*command, check=True):
@@ -32,12 +31,7 @@ def give_up(what):
 
 
 def wait_for(what, question):
-    deadline = time.monotonic() + PATIENCE
-    while not (answer := question()):
-        if time.monotonic() > deadline:
-            give_up(f"no {what} after {PATIENCE} s")
-        time.sleep(0.05)
-    return answer
+    return faults.wait_for(what, question, give_up)
 
 
 def ask(token, path="/scim/v2/Users"):

@@ -1,7 +1,11 @@
-"""Gathers what is wrong, so that one run tells all of it."""
+"""Gathers what is wrong, so that one run tells all of it. Only waiting in vain ends it at once."""
 
 import re
 import sys
+import time
+
+# In seconds, for a machine that is busy with other things.
+PATIENCE = 60
 
 faults = []
 
@@ -13,6 +17,16 @@ def expect(holds, fault):
 
 def end():
     sys.exit("\n".join(faults) or None)
+
+
+def wait_for(what, question, give_up=sys.exit):
+    """The answer to a question, once there is one. Who gives up is told what for, and may tell more before it ends."""
+    deadline = time.monotonic() + PATIENCE
+    while not (answer := question()):
+        if time.monotonic() > deadline:
+            give_up(f"no {what} after {PATIENCE} s")
+        time.sleep(0.05)
+    return answer
 
 
 def seconds(duration):

@@ -16,30 +16,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.parse
 
+from faults import end, expect, wait_for
+
 folder, binary, work = map(pathlib.Path, sys.argv[1:])
-faults = []
 LIVE, DISABLED, UNKNOWN = ("observed-live-token-0123456789", "observed-disabled-token-0123456789", "observed-unknown-token-0123456789")
 # As long as it takes Prometheus to see two samples of each series, twice.
 RATE_INTERVAL = "4s"
-PATIENCE = 20
-
-
-def expect(holds, fault):
-    if not holds:
-        faults.append(fault)
-
-
-def wait_for(what, question):
-    """The answer to a question, once there is one."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if answer := question():
-            return answer
-        time.sleep(0.05)
-    sys.exit(f"no {what} within {PATIENCE} s")
 
 
 class Process:
@@ -133,7 +117,7 @@ ops: {{ listen: "127.0.0.1:0" }}
         tls.load_cert_chain(work / "client.crt", work / "client.key")
         try:
             get(self.admin, "/v1/replicas", tls=tls)
-            faults.append("a client's certificate that nobody knows was believed")
+            expect(False, "a client's certificate that nobody knows was believed")
         except OSError:
             pass
         tls = ssl._create_unverified_context()
@@ -224,7 +208,7 @@ def check_dashboard():
             try:
                 asked.append((title, filled(target["expr"]), re.findall(r"\{\{\s*(\w+)\s*\}\}", target["legendFormat"])))
             except KeyError as unknown:
-                faults.append(f"{title}: there is no variable {unknown}")
+                expect(False, f"{title}: there is no variable {unknown}")
     rules = [{"record": f"panel_{number}", "expr": expr} for number, (_, expr, _) in enumerate(asked)]
     (work / "dashboard-rules.yaml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     checked = subprocess.run(["promtool", "check", "rules", work / "dashboard-rules.yaml"], capture_output=True, text=True)
@@ -241,7 +225,7 @@ def check_panels(asked):
         check_words(title, expr, labels_shown)
         answer = prometheus.ask("query", query=expr)
         if isinstance(answer, str):
-            faults.append(f"{title}: {answer}: {expr}")
+            expect(False, f"{title}: {answer}: {expr}")
         else:
             expect(answer["result"], f"{title}: finds nothing: {expr}")
 
@@ -268,7 +252,7 @@ def check_rules():
         for label in re.findall(r"\$labels\.(\w+)", " ".join(annotations.values())):
             expect(label in labels, f"{name}: shows a label {label} that it does not have")
     for name in sections.keys() - {alert["name"] for alert in alerts}:
-        faults.append(f"docs/runbooks.md: no alert is called {name}")
+        expect(False, f"docs/runbooks.md: no alert is called {name}")
     check_patience(groups, alerts)
 
 
@@ -318,4 +302,4 @@ finally:
     for process in Process.running:
         process.kill()
         process.wait()
-sys.exit("\n".join(faults) or None)
+end()

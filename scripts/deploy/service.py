@@ -12,12 +12,11 @@ import sys
 import threading
 import time
 
-from faults import end, expect
+import faults
+from faults import PATIENCE, end, expect
 
 CONFIG = pathlib.Path("/etc/scim-guard/proxy.yaml")
 SERVICE = "scim-guard.service"
-# For a machine that is busy with other things.
-PATIENCE = 60
 
 
 def run(*command):
@@ -35,12 +34,13 @@ def shown(key):
     return run("systemctl", "show", "--value", "--property", key, SERVICE).strip()
 
 
+def give_up(what):
+    status = subprocess.run(["systemctl", "status", SERVICE], stdout=subprocess.PIPE, text=True).stdout
+    sys.exit(f"{what}: {status}{journal()}")
+
+
 def wait_for(what, question):
-    deadline = time.monotonic() + PATIENCE
-    while not question():
-        if time.monotonic() > deadline:
-            sys.exit(f"no {what} after {PATIENCE} s: {run('systemctl', 'status', SERVICE)}{journal()}")
-        time.sleep(0.05)
+    return faults.wait_for(what, question, give_up)
 
 
 class Backend(http.server.BaseHTTPRequestHandler):

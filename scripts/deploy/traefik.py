@@ -16,14 +16,13 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
-from faults import end, expect
+from faults import PATIENCE, end, expect, wait_for
 from standins import pair
 
-HOST, PATIENCE = "scim.example.com", 60
+HOST = "scim.example.com"
 SPELLINGS = ("X_SCIM_Tenant", "x.scim.tenant", "X-SCIM_Credential.Id", "x_scim_credential_id")
 # Who reads what, and what its users have beside the manifests. ingress-nginx itself can be had here only by its stand-in.
 PROVIDERS = {
@@ -181,13 +180,9 @@ def ask(headers, method="GET", path="/scim/v2/Users?filter=a%20eq%201", body=Non
         connection.close()
 
 
-def until(holds, what):
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            logs = "".join(open(f"{directory}/{name}.log").read()[-3000:] for name in ("guard", "traefik"))
-            sys.exit(f"{manifests}: {what} not within {PATIENCE} s\n{logs}")
-        over.wait(0.1)
+def give_up(what):
+    logs = "".join(open(f"{directory}/{name}.log").read()[-3000:] for name in ("guard", "traefik"))
+    sys.exit(f"{manifests}: {what}\n{logs}")
 
 
 def check_allowed(name, status, text):
@@ -211,7 +206,7 @@ def check_refused(name, answer, status):
 
 def check():
     bearer = {"Authorization": f"Bearer {token}"}
-    until(lambda: ask(bearer)[0] == 200, "a valid token passes")
+    wait_for("way for a valid token", lambda: ask(bearer)[0] == 200, give_up)
     status, _, text = ask(bearer | {"Content-Type": "application/scim+json"}, method="POST", path="/scim/v2/Users", body='{"userName":"a"}')
     heard = check_allowed("a valid token", status, text)
     expect([heard.get(key) for key in ("method", "path", "body")] == ["POST", "/scim/v2/Users", '{"userName":"a"}'], f"it was changed on its way: {heard}")
