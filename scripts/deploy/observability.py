@@ -19,6 +19,7 @@ import threading
 import urllib.parse
 
 from faults import end, expect, wait_for
+from standins import pair
 
 folder, binary, work = map(pathlib.Path, sys.argv[1:])
 LIVE, DISABLED, UNKNOWN = ("observed-live-token-0123456789", "observed-disabled-token-0123456789", "observed-unknown-token-0123456789")
@@ -80,9 +81,8 @@ class Guard:
         backend = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Backend)
         threading.Thread(target=backend.serve_forever, daemon=True).start()
         for name in ("tls", "client"):
-            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90",
-                            "-subj", "/CN=localhost", "-keyout", work / f"{name}.key", "-out", work / f"{name}.crt"],
-                           check=True, capture_output=True)
+            for kind, text in pair(name).items():
+                (work / f"{name}.{kind}").write_text(text)
         self.file = work / "credentials.yaml"
         self.file.write_text(credential("c-live", LIVE) + credential("c-disabled", DISABLED, ", status: Disabled"))
         (work / "proxy.yaml").write_text(f"""

@@ -16,6 +16,7 @@ import time
 
 from engine import ask, create, podman, process, run, wait_for
 from faults import end, expect
+from standins import pair
 
 WORK, IMAGE = pathlib.Path(sys.argv[1]), sys.argv[2]
 USER = 65532
@@ -52,11 +53,10 @@ class Backend(http.server.BaseHTTPRequestHandler):
 
 
 def serve_backends():
-    certificate, key = WORK / "tls.crt", WORK / "tls.key"
-    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=backend",
-        "-addext", "subjectAltName=DNS:backend.test", "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", key, "-out", certificate)
+    for kind, text in pair("backend.test").items():
+        (WORK / f"tls.{kind}").write_text(text)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(WORK / "tls.crt", WORK / "tls.key")
     for port in (9000, 9443):
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Backend)
         if port == 9443:
