@@ -15,6 +15,7 @@ mod first_hour;
 mod followed;
 mod guard;
 mod location;
+mod port;
 mod process;
 mod sdk;
 mod suite;

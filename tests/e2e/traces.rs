@@ -2,21 +2,20 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::backend::{Backend, RunningBackend};
 use crate::client::{Client, Request};
-use crate::edges::reserve;
 use crate::guard::{Authorization, Guard, Row};
+use crate::port::Reserved;
 use crate::process::{Process, in_repository, until};
 
 #[test]
 fn an_allowed_request_has_three_spans_within_the_clients_trace() {
     let (backend, mut receiver) = (Backend::Uvicorn.start(), Receiver::start());
-    let guard = start(&backend, receiver.address);
+    let guard = start(&backend, receiver.place.address);
     let answer = send(&guard, ROW.token, Some(&format!("00-{TRACE}-{SPAN}-01")));
     assert_eq!(answer, 200);
     let spans = receiver.spans(3);
@@ -56,7 +55,7 @@ fn an_allowed_request_has_three_spans_within_the_clients_trace() {
 #[test]
 fn a_refused_request_has_two_spans_in_a_trace_of_its_own() {
     let (backend, mut receiver) = (Backend::Uvicorn.start(), Receiver::start());
-    let guard = start(&backend, receiver.address);
+    let guard = start(&backend, receiver.place.address);
     assert_eq!(send(&guard, "wrong-0123456789-abcdefghijklmnopqrs", None), 401);
     // Only after both of the first one.
     assert_eq!(send(&guard, ROW.token, Some(&format!("00-{TRACE}-{SPAN}-01"))), 200);
@@ -78,7 +77,7 @@ fn a_refused_request_has_two_spans_in_a_trace_of_its_own() {
 #[test]
 fn a_receiver_that_ends_harms_nobody_and_its_successor_goes_on() {
     let (backend, mut receiver) = (Backend::Uvicorn.start(), Receiver::start());
-    let guard = start(&backend, receiver.address);
+    let guard = start(&backend, receiver.place.address);
     let traced = || send(&guard, ROW.token, Some(&format!("00-{TRACE}-{SPAN}-01")));
     assert_eq!(traced(), 200);
     receiver.spans(3);
@@ -125,9 +124,8 @@ fn parents(backend: &RunningBackend) -> Vec<String> {
 
 /// rotel, on ports of its own: it takes no port 0.
 struct Receiver {
-    address: SocketAddr,
-    reserved: OwnedFd,
-    _reserved_for_grpc: OwnedFd,
+    place: Reserved,
+    _place_for_grpc: Reserved,
     process: Process,
 }
 
@@ -136,28 +134,28 @@ type Span = HashMap<String, String>;
 
 impl Receiver {
     fn start() -> Self {
-        Self::start_at(reserve())
+        Self::start_at(Reserved::at(Ipv4Addr::LOCALHOST))
     }
 
-    fn start_at((reserved, address): (OwnedFd, SocketAddr)) -> Self {
-        let (reserved_for_grpc, grpc) = reserve();
+    fn start_at(place: Reserved) -> Self {
+        let grpc = Reserved::at(Ipv4Addr::LOCALHOST);
         let directory = tempfile::tempdir().expect("a directory for the logs");
         let mut command = Command::new(program());
         command.args(["start", "--exporter", "blackhole", "--debug-log", "traces"]);
         command.args(["--debug-log-verbosity", "detailed", "--batch-timeout", "10ms"]);
-        command.args(["--otlp-http-endpoint", &address.to_string()]);
-        command.args(["--otlp-grpc-endpoint", &grpc.to_string()]);
+        command.args(["--otlp-http-endpoint", &place.address.to_string()]);
+        command.args(["--otlp-grpc-endpoint", &grpc.address.to_string()]);
         for (option, name) in [("--pid-file", "pid"), ("--log-file", "log")] {
             command.arg(option).arg(directory.path().join(name));
         }
         let mut process = Process::start(directory, &mut command);
-        process.until("an open port", |_| TcpStream::connect(address).ok());
-        Self { address, reserved, _reserved_for_grpc: reserved_for_grpc, process }
+        process.until("an open port", |_| TcpStream::connect(place.address).ok());
+        Self { place, _place_for_grpc: grpc, process }
     }
 
     /// Ends it, and keeps its place for another.
-    fn end(self) -> (OwnedFd, SocketAddr) {
-        (self.reserved, self.address)
+    fn end(self) -> Reserved {
+        self.place
     }
 
     /// So many spans, in the order in which they came.

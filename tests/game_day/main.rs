@@ -13,6 +13,8 @@ mod callers;
 mod client;
 mod faults;
 mod ledger;
+#[path = "../e2e/port.rs"]
+mod port;
 #[path = "../e2e/process.rs"]
 mod process;
 mod program;

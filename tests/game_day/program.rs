@@ -2,7 +2,7 @@
 //! ports.
 
 use std::fs::{self, OpenOptions};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::client::{Client, Request};
+use crate::port::Reserved;
 use crate::process::{binary, until, without_traces};
 
 pub struct Program {
@@ -31,8 +32,8 @@ pub struct Faces {
 
 impl Faces {
     pub fn at(address: IpAddr) -> Self {
-        let all = [(); 3].map(|()| TcpListener::bind((address, 0)).expect("a port"));
-        let [proxy, admin, ops] = all.map(|face| face.local_addr().expect("bound"));
+        let all = [(); 3].map(|()| Reserved::at(address));
+        let [proxy, admin, ops] = all.map(|face| face.address);
         Self { proxy, admin, ops }
     }
 }

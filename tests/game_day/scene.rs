@@ -215,7 +215,7 @@ pub const FLEET: &str = "replica-token-0123456789";
 
 impl Fleet {
     fn start(scene: &Scene<'_>, plan: &Plan) -> Self {
-        let backend = ScimServer::start(free(scene.address(1)));
+        let backend = ScimServer::start(scene.address(1));
         let admin = start_admin(scene, plan);
         let operator = Operator { address: admin.faces.admin };
         let made = Credentials {
@@ -313,11 +313,6 @@ impl Fleet {
     pub fn status(&self, scene: &Scene<'_>, proxy: usize, token: &str) -> u16 {
         scene.status(self.proxies[proxy].faces.proxy, "/Users?count=1", token)
     }
-}
-
-fn free(address: IpAddr) -> SocketAddr {
-    let listener = std::net::TcpListener::bind((address, 0)).expect("a port");
-    listener.local_addr().expect("bound")
 }
 
 fn launch(

@@ -2,11 +2,11 @@
 //! hang.
 
 use std::io::BufReader;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, recv, shutdown};
 use serde_json::{Value, json};
 
 use crate::wire::Message;
@@ -49,10 +49,11 @@ struct Line {
 }
 
 impl ScimServer {
-    pub fn start(address: SocketAddr) -> Self {
+    pub fn start(host: IpAddr) -> Self {
+        let listener = TcpListener::bind((host, 0)).expect("a port");
+        let address = listener.local_addr().expect("bound");
         let (state, changed) = (Mutex::default(), Condvar::new());
         let server = Self { address, shared: Arc::new(Shared { state, changed }) };
-        let listener = TcpListener::bind(address).expect("a free port");
         let worker = server.clone();
         // It ends with the test's process.
         thread::spawn(move || worker.accept(listener));
@@ -109,7 +110,8 @@ impl ScimServer {
             while let Ok((stream, _)) = listener.accept() {
                 self.take(stream);
             }
-            drop(listener);
+            // A program that starts has a copy for a moment, which must not let them in either.
+            shutdown(&listener, rustix::net::Shutdown::Both).expect("it listens");
             let away = |state: &mut State| state.mood == Mood::Away;
             drop(self.shared.changed.wait_while(self.shared.state(), away).expect("sound"));
             listener = TcpListener::bind(self.address).expect("still ours");

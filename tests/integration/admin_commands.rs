@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::backend::{Backend, ok};
 use crate::guard::{Guard, TENANT, command, digest, wait_for};
 use crate::http::Client;
+use crate::port::Reserved;
 use crate::tls::{Authority, Pair};
 
 const FOREIGN: &str = "foreign-token-0123456789-abcdef";
@@ -22,7 +23,7 @@ const FOLLOWER_TOKEN: (&str, &str) = ("replica.token", "a-follower-with-01234567
 /// A proxy with its admin API, and a config that leads to it.
 struct Site {
     guard: Guard,
-    admin: SocketAddr,
+    admin: Reserved,
 }
 
 /// What a command has left.
@@ -80,19 +81,15 @@ ops: {{ listen: '127.0.0.1:0' }}
     )
 }
 
-/// An address that nobody listens on.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port")
-}
-
 impl Site {
     fn start() -> Self {
         Self::with("", &[])
     }
 
     fn with(more: &str, files: &[(&str, &str)]) -> Self {
-        let (folder, admin) = (tempfile::tempdir().expect("a folder"), free());
-        let config = config(admin, Backend::friendly().address, more);
+        let (folder, admin) =
+            (tempfile::tempdir().expect("a folder"), Reserved::at(Ipv4Addr::LOCALHOST));
+        let config = config(admin.address, Backend::friendly().address, more);
         for (name, content) in files.iter().chain([&("proxy.yaml", &*config)]) {
             fs::write(folder.path().join(name), content).expect("written");
         }
@@ -126,7 +123,7 @@ impl Site {
     fn ask(&self, method: &str, target: &str, body: &Value) -> Value {
         let token = fs::read_to_string(self.guard.path("data/admin.token")).expect("a token");
         let (token, body) = (token.trim(), body.to_string());
-        Client::connect(self.admin)
+        Client::connect(self.admin.address)
             .send(&format!(
                 "{method} {target} HTTP/1.1\r\nHost: admin\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
@@ -267,11 +264,12 @@ fn a_secret_is_on_standard_output_once_and_nowhere_else() {
 #[test]
 fn what_cannot_be_done_is_told_with_the_way_out() {
     let site = Site::with(&format!(", tenants: [z-2]{FOLLOWER}"), &[FOLLOWER_TOKEN]);
-    let nowhere = free();
+    let nobody = Reserved::at(Ipv4Addr::LOCALHOST);
+    let nowhere = nobody.address;
     site.write("other.token", "another-token-that-nobody-knows");
     site.write("replica.yaml", &format!(
         "credentials: {{ source: native, native: {{ url: 'http://{}', token: 'file:replica.token' }} }}\n",
-        site.admin
+        site.admin.address
     ));
     site.write("none.yaml", "credentials: { source: file, file: { path: c.yaml } }\n");
     let (id, _) = site.create();
@@ -345,7 +343,7 @@ fn an_api_is_found_by_arguments_environment_and_config() {
     let site = Site::start();
     let elsewhere = tempfile::tempdir().expect("a folder");
     let token = format!("file:{}", site.guard.path("data/admin.token").display());
-    let url = format!("http://{}", site.admin);
+    let url = format!("http://{}", site.admin.address);
     let listed = command(elsewhere.path(), &["credential", "list"])
         .env("SCIM_GUARD_ADMIN_URL", &url)
         .env("SCIM_GUARD_ADMIN_TOKEN", &token)
@@ -575,7 +573,7 @@ fn explain_asks_the_admin_api_and_says_so() {
     };
     let known = explain(&token, "", 0);
     assert_eq!((&known["decision"], &known["credential_id"]), (&json!("allowed"), &json!(id)));
-    assert_eq!(known["known_from"], format!("http://{}", site.admin));
+    assert_eq!(known["known_from"], format!("http://{}", site.admin.address));
     assert_eq!(explain("", &format!(" --id {id}"), 0)["decision"], "allowed");
     let pasted = explain(&format!("\"{token}\"\n"), "", 1);
     assert!(pasted["hint"].as_str().is_some_and(|it| it.contains("quotes") && it.contains(&id)));
@@ -590,8 +588,10 @@ fn explain_asks_the_admin_api_and_says_so() {
     assert_eq!(explain(&token, "", 1)["reason"], "synchronization_disabled");
 
     // A follower of that API may not list tenants, and sees all of it in the table.
-    let native =
-        format!("native, native: {{ url: 'http://{}', token: 'file:replica.token' }}", site.admin);
+    let native = format!(
+        "native, native: {{ url: 'http://{}', token: 'file:replica.token' }}",
+        site.admin.address
+    );
     let config = fs::read_to_string(site.guard.path("proxy.yaml")).expect("written");
     let (head, tail) = config.split_once("admin: ").expect("a section");
     let tail = tail.split_once('\n').expect("its line").1;

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -188,36 +187,5 @@ fn more(stream: &mut TcpStream, received: &mut Vec<u8>) -> Option<()> {
             received.extend_from_slice(&buffer[..bytes]);
             Some(())
         }
-    }
-}
-
-/// An address that is ours and where nobody listens, until somebody shall.
-pub struct Nowhere {
-    pub address: SocketAddr,
-    socket: OwnedFd,
-}
-
-impl Nowhere {
-    pub fn new() -> Self {
-        Self::bound(false)
-    }
-
-    /// An address at which others of ours may listen meanwhile.
-    pub fn reusable() -> Self {
-        Self::bound(true)
-    }
-
-    fn bound(reusable: bool) -> Self {
-        use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        sockopt::set_socket_reuseaddr(&socket, reusable).expect("a socket");
-        bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
-        let address = getsockname(&socket).expect("bound").try_into().expect("an IP address");
-        Self { address, socket }
-    }
-
-    pub fn listen(self) -> TcpListener {
-        rustix::net::listen(&self.socket, 64).expect("it was bound");
-        self.socket.into()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
@@ -13,6 +13,7 @@ use crate::admin::Api;
 use crate::admin_commands::{Told, run};
 use crate::backend::{Act, Backend, Seen, read_request};
 use crate::guard::{Guard, digest};
+use crate::port::Reserved;
 
 const TENANT: &str = "z-demo00000000";
 const FOREIGN: &str = "foreign-token-0123456789-abcdef";
@@ -437,7 +438,8 @@ fn what_only_an_admin_api_can_do_is_told() {
         site.cloud.admin
     ));
     told.refuses("gone");
-    site.lead_to(TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port"));
+    let nobody = Reserved::at(Ipv4Addr::LOCALHOST);
+    site.lead_to(nobody.address);
     site.run("credential list").refuses("credentials.tencent.endpoint in proxy.yaml");
 }
 

@@ -1,10 +1,12 @@
 //! Credentials that change, end and are denied while requests come in.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::backend::Backend;
 use crate::guard::{ID, Setup, TOKEN, row, wait_for};
+use crate::port::Reserved;
 
 /// RFC 3339 of a moment.
 fn rfc3339(time: SystemTime) -> String {
@@ -107,8 +109,8 @@ fn a_kubernetes_volume_swap_is_seen() {
 /// Requests that wait for a backend are decided again before their first byte goes out.
 #[test]
 fn what_is_revoked_while_a_request_waits_is_not_forwarded() {
-    let address =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let backend_place = Reserved::at(Ipv4Addr::LOCALHOST);
+    let address = backend_place.address;
     for (change, status) in [("Disabled", 401), ("rebound", 503)] {
         let setup = Setup::new(address);
         let guard = setup.start();

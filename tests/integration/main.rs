@@ -25,6 +25,8 @@ mod ledger;
 mod lifecycle;
 mod load;
 mod mirror;
+#[path = "../e2e/port.rs"]
+mod port;
 mod races;
 mod refusals;
 mod secrecy;

@@ -1,10 +1,12 @@
 //! Spans: what the receiver and the backend get to see, and a receiver that is of no use.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Act, Backend, Nowhere, Seen, ok};
+use crate::backend::{Act, Backend, Seen, ok};
 use crate::guard::{Guard, Setup, TOKEN, command, listening, wait_for};
 use crate::http::Client;
+use crate::port::Reserved;
 use crate::tls::{Authority, PAIR};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -145,7 +147,7 @@ fn spans_go_over_tls_to_whom_the_certificate_is_believed() {
 
 #[test]
 fn a_receiver_that_is_of_no_use_harms_nobody() {
-    let (backend, nowhere) = (Backend::friendly(), Nowhere::new());
+    let (backend, nowhere) = (Backend::friendly(), Reserved::at(Ipv4Addr::LOCALHOST));
     let silent = Backend::start(|_| Act::Silence);
     let angry = Backend::start(|_| {
         Act::Answer(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_vec())
@@ -174,19 +176,20 @@ fn a_receiver_that_is_of_no_use_harms_nobody() {
 
 #[test]
 fn a_receiver_that_comes_back_gets_spans_again() {
-    let (backend, receiver) = (Backend::friendly(), Nowhere::new());
+    let (backend, receiver) = (Backend::friendly(), Reserved::at(Ipv4Addr::LOCALHOST));
     let endpoint = format!("http://{}", receiver.address);
     let guard = setup(&backend, &endpoint).start();
     traced(&guard, &backend, "01");
     guard.wait_for_diagnostic("spans are lost");
-    let receiver = Backend::on(receiver.listen(), |_| ok(""));
+    let receiver =
+        Backend::on(TcpListener::bind(receiver.address).expect("still ours"), |_| ok(""));
     traced(&guard, &backend, "01");
     wait_for("spans", || !receiver.seen().is_empty());
 }
 
 #[test]
 fn a_variable_that_cannot_be_followed_is_told_at_the_start() {
-    let setup = Setup::new(Nowhere::new().address);
+    let setup = Setup::new(Reserved::at(Ipv4Addr::LOCALHOST).address);
     let folder = tempfile::tempdir().expect("a folder");
     setup.write(folder.path());
     for action in ["serve", "check"] {

@@ -1,11 +1,12 @@
 //! Backends that are down, slow, gone or wrong.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::backend::{Act, Backend, Nowhere, ok};
+use crate::backend::{Act, Backend, ok};
 use crate::guard::{Guard, Setup, TOKEN, route, wait_for};
+use crate::port::Reserved;
 
 fn reason(guard: &Guard, status: u16) -> String {
     let id = format!("r-{}", fastrand::u64(..));
@@ -19,7 +20,7 @@ fn reason(guard: &Guard, status: u16) -> String {
 
 #[test]
 fn a_backend_that_is_down_is_503_after_the_wait() {
-    let nowhere = Nowhere::new();
+    let nowhere = Reserved::at(Ipv4Addr::LOCALHOST);
     let routes = route(nowhere.address, ", connect_wait: 200ms");
     let guard = Setup::new(nowhere.address).routes(&routes).start();
     assert_eq!(reason(&guard, 503), "upstream_unavailable");
@@ -27,7 +28,7 @@ fn a_backend_that_is_down_is_503_after_the_wait() {
 
 #[test]
 fn a_backend_that_restarts_costs_no_request() {
-    let nowhere = Nowhere::new();
+    let nowhere = Reserved::at(Ipv4Addr::LOCALHOST);
     let guard = Setup::new(nowhere.address).start();
     let client = std::thread::spawn({
         let mut client = guard.client();
@@ -39,7 +40,8 @@ fn a_backend_that_restarts_costs_no_request() {
         }
     });
     wait_for("the request", || guard.metric("scim_guard_requests_in_flight") == 1.0);
-    let backend = Backend::on(nowhere.listen(), |_| ok("{}"));
+    let backend =
+        Backend::on(TcpListener::bind(nowhere.address).expect("still ours"), |_| ok("{}"));
     assert_eq!(client.join().expect("no panic"), 200);
     assert_eq!(backend.only().body, b"abc");
 }

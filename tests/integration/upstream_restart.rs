@@ -3,15 +3,16 @@
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Nowhere, read_request};
+use crate::backend::read_request;
 use crate::guard::{Setup, TOKEN, wait_for};
 use crate::http::Client;
 use crate::load::lock;
+use crate::port::Reserved;
 
 /// How a backend goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,12 +32,12 @@ struct Restarting {
     /// How often each request has come.
     seen: Mutex<HashMap<String, usize>>,
     /// Holds the port while nobody listens.
-    _port: Nowhere,
+    _port: Reserved,
 }
 
 impl Restarting {
     fn start() -> Arc<Self> {
-        let port = Nowhere::reusable();
+        let port = Reserved::at(Ipv4Addr::LOCALHOST);
         let backend = Arc::new(Self {
             address: port.address,
             end: AtomicU8::new(End::Serving as u8),

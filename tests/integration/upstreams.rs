@@ -2,13 +2,14 @@
 //! be.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{Act, Backend, Nowhere, ok};
+use crate::backend::{Act, Backend, ok};
 use crate::guard::{Guard, Setup, TENANT, TOKEN, route, wait_for};
+use crate::port::Reserved;
 
 fn routes(keys: &str) -> String {
     format!("    - {{ tenant: {TENANT}, path: /scim/v2, upstream: {{ {keys} }} }}\n")
@@ -90,13 +91,13 @@ fn requests_take_turns_over_several_backends() {
 #[test]
 fn a_backend_that_is_down_is_passed_over_and_comes_back() {
     let up = Backend::friendly();
-    let down = Nowhere::new();
+    let down = Reserved::at(Ipv4Addr::LOCALHOST);
     let urls = format!("urls: ['http://{}/', 'http://{}/']", down.address, up.address);
     let guard = setup(&urls).start();
     // It costs no request and no wait: the other one is asked at once.
     assert_eq!(statuses(&guard, 6), [200; 6]);
     assert_eq!(up.seen().len(), 6);
-    let back = Backend::on(down.listen(), |_| ok("{}"));
+    let back = Backend::on(TcpListener::bind(down.address).expect("still ours"), |_| ok("{}"));
     wait_for("its turn", || {
         assert_eq!(statuses(&guard, 1), [200]);
         !back.seen().is_empty()
@@ -108,12 +109,12 @@ fn a_backend_that_is_down_is_passed_over_and_comes_back() {
 
 #[test]
 fn all_backends_down_is_503_until_one_is_back() {
-    let (one, two) = (Nowhere::new(), Nowhere::new());
+    let (one, two) = (Reserved::at(Ipv4Addr::LOCALHOST), Reserved::at(Ipv4Addr::LOCALHOST));
     let urls = format!("'http://{}/', 'http://{}/'", one.address, two.address);
     let guard = setup(&format!("urls: [{urls}], connect_wait: 100ms")).start();
     assert_eq!(statuses(&guard, 1), [503]);
     // Both rest now, and are tried all the same.
-    let back = Backend::on(two.listen(), |_| ok("{}"));
+    let back = Backend::on(TcpListener::bind(two.address).expect("still ours"), |_| ok("{}"));
     assert_eq!(statuses(&guard, 1), [200]);
     assert_eq!(back.seen().len(), 1);
 }

@@ -16,7 +16,6 @@ use std::thread;
 use std::time::Instant;
 
 use self::edge::{EDGES, Edge};
-pub use self::rig::reserve;
 use self::rig::{Rig, TENANT, Tokens, ask, users};
 use self::table::assert_scim_error;
 use crate::client::{Answer, Request};

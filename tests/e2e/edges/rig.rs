@@ -1,23 +1,22 @@
 //! An edge between a client and a backend that remembers, and the guard it asks, each where the
 //! kernel had room.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::net::{Ipv4Addr, TcpListener};
 
-use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 use serde_json::Value;
 
 use super::edge::{Edge, Places, replace_once};
 use super::recorder::Recorder;
 use crate::client::{Answer, Client, Request};
 use crate::guard::Guard;
+use crate::port::Reserved;
 use crate::process::{Process, until};
 
 pub struct Rig {
     pub edge: &'static Edge,
     pub backend: Recorder,
     places: Places,
-    _reserved: [OwnedFd; 3],
+    _reserved: [Reserved; 3],
     _process: Process,
 }
 
@@ -31,8 +30,8 @@ impl Rig {
     /// Starts the edge while nobody listens where it looks for the guard, and waits until it says so.
     pub fn start(edge: &'static Edge) -> Self {
         let backend = Recorder::start();
-        let reserved = [(); 3].map(|()| reserve());
-        let [edge_place, guard, relay] = reserved.each_ref().map(|(_, address)| *address);
+        let reserved = [(); 3].map(|()| Reserved::at(Ipv4Addr::LOCALHOST));
+        let [edge_place, guard, relay] = reserved.each_ref().map(|it| it.address);
         let places = Places { edge: edge_place, guard, relay, backend: backend.address };
         let mut process = edge.start(&places);
         process.until("an edge that asks its guard", |_| {
@@ -40,7 +39,6 @@ impl Rig {
             answer.is_ok_and(|answer| answer.status == edge.away.status).then_some(())
         });
         assert!(backend.take().is_empty(), "{}: open without a guard", edge.name);
-        let reserved = reserved.map(|(socket, _)| socket);
         Self { edge, backend, places, _reserved: reserved, _process: process }
     }
 
@@ -65,15 +63,16 @@ impl Rig {
 
     /// Starts a guard that has never seen a table: nobody listens where its source should be, for
     /// as long as the other value is kept.
-    pub fn unloaded_guard(&self) -> (Guard, OwnedFd) {
-        let (nobody, address) = reserve();
+    pub fn unloaded_guard(&self) -> (Guard, Reserved) {
+        let nobody = Reserved::at(Ipv4Addr::LOCALHOST);
         let config = self.config();
         let (faces, _source) = config.split_once("\ncredentials:").expect("a section of its own");
         let guard = Guard::start_unloaded(&format!(
             "{faces}
-credentials: {{ source: native, native: {{ url: \"http://{address}\", token: file:token }} }}
+credentials: {{ source: native, native: {{ url: \"http://{}\", token: file:token }} }}
 ops: {{ listen: 127.0.0.1:0 }}
-"
+",
+            nobody.address
         ));
         (guard, nobody)
     }
@@ -134,17 +133,6 @@ pub fn users() -> Request {
 
 pub fn ask(client: &mut Client, request: &Request) -> Answer {
     client.send(request).expect("an answer")
-}
-
-/// A port that the kernel gives to nobody else while the socket lives, which never listens.
-pub fn reserve() -> (OwnedFd, SocketAddr) {
-    let held = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-    // Whoever listens there has this too.
-    sockopt::set_socket_reuseaddr(&held, true).expect("an option of every socket");
-    bind(&held, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port");
-    let address =
-        getsockname(&held).expect("bound").try_into().expect("an address of the internet");
-    (held, address)
 }
 
 pub const TENANT: &str = "z-demo00000000";

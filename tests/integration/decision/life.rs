@@ -1,11 +1,13 @@
 //! Decisions through the life of a credential and of the process.
 
+use std::net::Ipv4Addr;
+
 use rustix::process::Signal;
 
 use super::check::{call, field, framed, number};
 use super::*;
-use crate::backend::Nowhere;
 use crate::guard::{route, wait_for};
+use crate::port::Reserved;
 
 #[test]
 fn a_revoked_token_is_dead_on_connections_that_edges_keep() {
@@ -29,7 +31,7 @@ fn a_revoked_token_is_dead_on_connections_that_edges_keep() {
 fn what_cannot_be_decided_is_503_and_never_a_permit() {
     let backend = Backend::friendly();
     let mut setup = Setup::new(backend.address).file("token", "scimg_nobody");
-    let nobody = Nowhere::new();
+    let nobody = Reserved::at(Ipv4Addr::LOCALHOST);
     let source = format!("url: 'http://{}', token: 'file:token'", nobody.address);
     setup.source = format!("native\n  native: {{ {source} }}");
     let lines = Edge::ALL.map(|edge| listener(edge, ""));
@@ -71,7 +73,7 @@ fn whoever_leaves_says_so_to_edges() {
 fn a_reload_changes_the_terms_of_kept_connections() {
     let backend = Backend::friendly();
     // Ports that stay, so that the listeners do.
-    let held = (Nowhere::reusable(), Nowhere::reusable());
+    let held = (Reserved::at(Ipv4Addr::LOCALHOST), Reserved::at(Ipv4Addr::LOCALHOST));
     let (first, second) = (held.0.address, held.1.address);
     let line = |address: SocketAddr, edge: Edge| {
         format!("  - {{ address: '{address}', edge: {} }}\n", edge.name())
