@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::headers::{connection_options, has_option, is_hop_by_hop};
 use super::pool::Connection;
+use crate::server::HeadSearch;
 use crate::server::timer::Timer;
 
 /// The head of an answer.
@@ -34,38 +35,37 @@ impl Head {
             if *interim > INTERIM_MAX {
                 return Err("it has too many interim answers");
             }
+            let mut search = HeadSearch::default();
+            let Some(size) = search.end(received) else {
+                return check_front(received).map(|()| None);
+            };
+            if size > HEAD_BYTES_MAX {
+                return Err(TOO_LARGE);
+            }
+            if search.bare {
+                return Err("a line of the head ends without a return");
+            }
+            // Values outlive their answer in HTTP/2's tables, which should not keep a whole buffer.
+            let head = Bytes::copy_from_slice(&received[..size]);
+            received.advance(size);
             let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
             let mut response = httparse::Response::new(&mut []);
-            let parser = httparse::ParserConfig::default();
-            let parsed =
-                parser.parse_response_with_uninit_headers(&mut response, received, &mut fields);
-            let size = match parsed {
-                Ok(httparse::Status::Complete(size)) if size <= HEAD_BYTES_MAX => {
-                    if !has_plain_lines(&received[..size]) {
-                        return Err("a line of the head is empty or ends without a return");
-                    }
-                    size
-                }
-                Ok(httparse::Status::Partial) if received.len() <= HEAD_BYTES_MAX => {
-                    return Ok(None);
-                }
-                Ok(_) => return Err("the head is too large"),
-                Err(_) => return Err("the head is malformed"),
-            };
+            if parse(&head, &mut response, &mut fields)? != Some(size) {
+                return Err(MALFORMED);
+            }
             let code = response.code.expect("the head is complete");
             // Interim answers concern the hop between us (RFC 9110 section 15.2).
             if (100..200).contains(&code) && code != 101 {
-                received.advance(size);
                 *interim += 1;
                 continue;
             }
-            let head = Self::read(code, response.version == Some(0), response.headers)?;
-            received.advance(size);
-            return Ok(Some(head));
+            return Self::read(&head, code, response.version == Some(0), response.headers)
+                .map(Some);
         }
     }
 
     fn read(
+        head: &Bytes,
         code: u16,
         http_10: bool,
         fields: &[httparse::Header<'_>],
@@ -85,14 +85,14 @@ impl Head {
             };
             // Where there can be no body there is no length either (RFC 9110 section 8.6).
             let empty = status == StatusCode::NO_CONTENT && name == header::CONTENT_LENGTH;
-            let nominated = has_option(&told.options, name.as_str());
+            let nominated = has_option(&told.nominated, name.as_str());
             if !empty && !nominated && !is_hop_by_hop(name.as_str()) {
-                let value = HeaderValue::from_bytes(field.value);
+                let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
                 headers.append(name, value.map_err(|_| "a header is malformed")?);
             }
         }
-        let Told { length, chunked, options, keep_alive } = told;
-        let reusable = !http_10 && !has_option(&options, "close");
+        let Told { length, chunked, close, keep_alive, .. } = told;
+        let reusable = !http_10 && !close;
         Ok(Self { status, headers, reusable, keep_alive, length, chunked })
     }
 }
@@ -102,7 +102,9 @@ impl Head {
 struct Told<'a> {
     length: Option<u64>,
     chunked: bool,
-    options: Vec<&'a [u8]>,
+    close: bool,
+    /// Headers that end here.
+    nominated: Vec<&'a [u8]>,
     keep_alive: Option<Duration>,
 }
 
@@ -124,7 +126,15 @@ impl<'a> Told<'a> {
                     }
                     told.chunked = true;
                 }
-                10 if is("connection") => told.options.extend(connection_options(value)),
+                10 if is("connection") => {
+                    for option in connection_options(value) {
+                        match option.len() {
+                            5 if option.eq_ignore_ascii_case(b"close") => told.close = true,
+                            10 if option.eq_ignore_ascii_case(b"keep-alive") => {}
+                            _ => told.nominated.push(option),
+                        }
+                    }
+                }
                 10 if is("keep-alive") => told.keep_alive = told.keep_alive.or(keep_alive(value)),
                 _ => {}
             }
@@ -133,12 +143,33 @@ impl<'a> Told<'a> {
     }
 }
 
-/// The parser passes over empty lines before a head, and takes line feeds for line ends.
-fn has_plain_lines(head: &[u8]) -> bool {
-    let ends_well = |at: usize| at > 0 && head[at - 1] == b'\r';
-    head.starts_with(b"HTTP/") && memchr::memchr_iter(b'\n', head).all(ends_well)
+type Fields<'a> = [MaybeUninit<httparse::Header<'a>>; HEADERS_MAX];
+
+/// The length of the head at the front, or `None` if it is not complete.
+fn parse<'h, 'b>(
+    front: &'b [u8],
+    response: &mut httparse::Response<'h, 'b>,
+    fields: &'h mut Fields<'b>,
+) -> Result<Option<usize>, &'static str> {
+    let parser = httparse::ParserConfig::default();
+    match parser.parse_response_with_uninit_headers(response, front, fields) {
+        Ok(httparse::Status::Complete(size)) => Ok(Some(size)),
+        Ok(httparse::Status::Partial) => Ok(None),
+        Err(_) => Err(MALFORMED),
+    }
 }
 
+/// Refuses what is no front of a head, before its end has come or its time is over.
+fn check_front(front: &[u8]) -> Result<(), &'static str> {
+    if front.len() > HEAD_BYTES_MAX {
+        return Err(TOO_LARGE);
+    }
+    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    parse(front, &mut httparse::Response::new(&mut []), &mut fields).map(drop)
+}
+
+const TOO_LARGE: &str = "the head is too large";
+const MALFORMED: &str = "the head is malformed";
 const INTERIM_MAX: u32 = 16;
 const HEADERS_MAX: usize = 128;
 const HEAD_BYTES_MAX: usize = 64 << 10;

@@ -217,7 +217,7 @@ pub fn encode_query(bytes: &[u8]) -> Vec<u8> {
 
 /// The front of a head, looked through for its end however it arrives.
 #[derive(Debug, Default)]
-pub struct Search {
+pub struct HeadSearch {
     /// How many bytes have been looked at.
     seen: usize,
     line: usize,
@@ -225,7 +225,7 @@ pub struct Search {
     pub bare: bool,
 }
 
-impl Search {
+impl HeadSearch {
     /// The length of the head at the front of these bytes, once all of it is there. To be called
     /// with the same bytes and more. A head that ends as only lenient servers see it has ended too.
     pub fn end(&mut self, bytes: &[u8]) -> Option<usize> {
@@ -367,7 +367,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nA: b\n\nrest", Some(22), true),
             ("GET / HTTP/1.1\r\nA: b\r\n", None, false),
         ] {
-            let mut search = Search::default();
+            let mut search = HeadSearch::default();
             let ends = (1..=text.len()).map(|size| search.end(&text.as_bytes()[..size]));
             assert_eq!(ends.flatten().next(), end, "{text:?}");
             assert_eq!(search.bare, bare, "{text:?}");

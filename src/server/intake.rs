@@ -5,11 +5,11 @@
 use bytes::{Buf, BytesMut};
 
 use super::framing::{Framing, Malformed};
-use super::head::{Head, HeadFault, Rewritten, Search, is_hopeless, stand_in};
+use super::head::{Head, HeadFault, HeadSearch, Rewritten, is_hopeless, stand_in};
 
 pub struct Intake {
     stage: Stage,
-    search: Search,
+    search: HeadSearch,
     /// Received and not to be shown yet.
     held: BytesMut,
     /// To be shown before anything else.
@@ -35,7 +35,7 @@ impl Intake {
     pub fn new(head_bytes_max: usize) -> Self {
         Self {
             stage: Stage::Head,
-            search: Search::default(),
+            search: HeadSearch::default(),
             held: BytesMut::new(),
             due: BytesMut::new(),
             head_bytes_max,
@@ -108,7 +108,7 @@ impl Intake {
         }
         let mut passed = 0;
         if self.stage == Stage::Head {
-            let mut search = Search::default();
+            let mut search = HeadSearch::default();
             let end = search.end(bytes).filter(|end| *end <= self.head_bytes_max && !search.bare);
             let head = end.and_then(|end| Some((end, Head::read(&bytes[..end]).ok()?)));
             if let Some((end, Head { framing, rewritten: None })) = head {
@@ -152,7 +152,7 @@ impl Intake {
         let blank = self.held.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         if blank > 0 {
             self.held.advance(blank);
-            self.search = Search::default();
+            self.search = HeadSearch::default();
         }
         let front = self.held.len().min(self.head_bytes_max);
         let Some(end) = self.search.end(&self.held[..front]) else {
@@ -183,7 +183,7 @@ impl Intake {
 
     fn begin(&mut self, framing: Framing) {
         self.query = None;
-        self.search = Search::default();
+        self.search = HeadSearch::default();
         self.proceed(framing);
     }
 

@@ -40,7 +40,7 @@ use crate::config::Limits;
 use crate::telemetry::metrics::Metrics;
 pub use certificate::{ClientCertificate, NamedFile, load_pair, read_authorities};
 pub use connection::{Connection, Fate};
-pub use head::{HeadFault, encode_query, read_target};
+pub use head::{HeadFault, HeadSearch, encode_query, read_target};
 use listener::{Accepted, BACKLOG};
 pub use listener::{Inherited, Listener, Peer};
 pub use stream::Socket;
