@@ -215,7 +215,8 @@ impl Routes {
         let host = || *host;
         let found = self.routes.iter().find_map(|route| {
             let (name, rest) = route.matches(host, target.path, str::eq)?;
-            let tenant = Tenant { name, declared: self.tenants.contains(name) };
+            let own = matches!(route.tenant, RouteTenant::One(_));
+            let tenant = Tenant { name, declared: own || self.tenants.contains(name) };
             Some(Place { route, tenant, rest })
         });
         // Backends fold case, decode separators, drop parameters and merge slashes. If any of that
