@@ -97,14 +97,19 @@ pub(super) async fn within_limits<S, F: Future>(
     mut future: Pin<&mut F>,
 ) -> Result<F::Output, Ended> {
     let mut drain = pin!(scope.draining.cancelled());
+    let mut is_told = false;
     poll_fn(|context| {
-        if !state.leaving.get() && drain.as_mut().poll(context).is_ready() {
-            state.leave();
+        // Once the drain has the task's waker it need not be asked again before its time.
+        if !state.leaving.get() && (!is_told || scope.draining.is_cancelled()) {
+            is_told = true;
+            if drain.as_mut().poll(context).is_ready() {
+                state.leave();
+            }
         }
         if let Poll::Ready(output) = future.as_mut().poll(context) {
             return Poll::Ready(Ok(output));
         }
-        if state.send.poll_elapsed(context).is_ready() {
+        if state.send.is_armed() && state.send.poll_elapsed(context).is_ready() {
             return Poll::Ready(Err(state.cut("send_idle_timeout")));
         }
         state.patience.poll_elapsed(context).map(|()| Err(state.run_out()))

@@ -96,16 +96,18 @@ impl Timer {
 
     /// Ready once the deadline has passed. One task can wait at a time.
     pub fn poll_elapsed(&self, context: &mut Context<'_>) -> Poll<()> {
-        if self.entry().at.get() == FIRED {
+        let entry = self.entry();
+        if entry.at.get() == FIRED {
             return Poll::Ready(());
         }
-        // Not while it is dropped are the entries borrowed: what hangs on it may have a timer.
-        let known = self.entry().waker.take();
-        let waker = match known {
-            Some(waker) if waker.will_wake(context.waker()) => waker,
-            _ => context.waker().clone(),
-        };
-        self.entry().waker.set(Some(waker));
+        let known = entry.waker.take();
+        let same = known.as_ref().is_some_and(|known| known.will_wake(context.waker()));
+        let (waker, old) =
+            if same { (known, None) } else { (Some(context.waker().clone()), known) };
+        entry.waker.set(waker);
+        // Before the old one is dropped: what hangs on it may have a timer.
+        drop(entry);
+        drop(old);
         Poll::Pending
     }
 
