@@ -35,11 +35,18 @@ pub(super) async fn run<S: Service>(
     connection: Rc<Connection>,
 ) -> Ended {
     let header_bytes = state.limits.header_bytes.0 as usize;
+    let wire = Rc::new(Wire::new(stream, state));
     let service = service_fn(|request: Request<Incoming>| {
         let (scope, connection) = (Rc::clone(scope), Rc::clone(&connection));
-        let state = Rc::clone(state);
-        let fault = state.begin();
+        let wire = Rc::clone(&wire);
+        let fault = wire.state.begin();
         async move {
+            // Nothing is done for a client that is gone already: whoever serves it sees that too.
+            let is_there = |context: &mut Context<'_>| match wire.poll_gone(context) {
+                Poll::Ready(()) => Poll::Pending,
+                Poll::Pending => Poll::Ready(()),
+            };
+            poll_fn(is_there).await;
             let mut response = match fault {
                 None => scope.service.call(request, &connection).await,
                 Some(fault) => scope.refuse(fault, request, &connection),
@@ -47,24 +54,38 @@ pub(super) async fn run<S: Service>(
             if scope.leaving.get() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            let guard = RequestGuard(state);
+            let guard = RequestGuard(Rc::clone(&wire.state));
             Ok::<_, std::convert::Infallible>(response.map(|body| Guarded { body, _guard: guard }))
         }
     });
-    let io = TokioIo::new(Watched { stream, state: Rc::clone(state) });
+    let io = TokioIo::new(Watched(Rc::clone(&wire)));
     let mut builder = http1::Builder::new();
     // Heads are measured before they get here, and may have grown by what was encoded.
     builder.max_header_size(3 * header_bytes).max_buf_size(BUFFER_BYTES.max(3 * header_bytes));
+    // Whether the client is there is looked after here: hyper would take a buffer for it each time.
+    builder.half_close(true);
     let mut http = builder.serve_connection(io, service);
-    match within_limits(scope, state, Pin::new(&mut http)).await {
-        Ok(result) => {
+    let served = poll_fn(|context| match Pin::new(&mut http).poll(context) {
+        Poll::Ready(result) => {
+            let _ = wire.poll_hold(context); // What nobody reads any more must be known of.
+            Poll::Ready(Some(result))
+        }
+        Poll::Pending => wire.poll_gone(context).map(|()| None),
+    });
+    let served = within_limits(scope, state, pin!(served)).await;
+    drop(http);
+    let stream = Rc::into_inner(wire).map(|wire| wire.stream.into_inner());
+    let mut stream = stream.expect("hyper is gone");
+    match served {
+        Ok(Some(result)) => {
             if state.intake.borrow().is_cut_off() {
-                linger(&mut http.into_parts().io.into_inner().stream, &scope.timers).await;
+                linger(&mut stream, &scope.timers).await;
             }
             result.map_or_else(Ended::Error, |()| Ended::Well)
         }
+        Ok(None) => Ended::Well,
         Err(Ended::Well) => {
-            farewell(&mut http.into_parts().io.into_inner().stream).await;
+            farewell(&mut stream).await;
             Ended::Well
         }
         Err(ended) => ended,
@@ -205,6 +226,11 @@ impl State {
         }
     }
 
+    /// Whether a request is under way.
+    fn is_busy(&self) -> bool {
+        matches!(self.phase.get(), Phase::Request | Phase::Answered)
+    }
+
     /// What a client that is between two requests still gets once we leave: time for one that is
     /// on its way.
     fn leave(&self) {
@@ -267,34 +293,71 @@ impl<B: Body + Unpin> Body for Guarded<B> {
     }
 }
 
-/// The stream as the parser is shown it, one request at a time.
-struct Watched {
-    stream: Stream,
+/// A connection's stream. hyper reads and writes it, and meanwhile somebody has to see whether the
+/// client is still there.
+struct Wire {
+    stream: RefCell<Stream>,
     state: Rc<State>,
+    /// Whether the client is known to be gone: an error is told but once.
+    gone: Cell<bool>,
 }
 
-impl Watched {
+impl Wire {
+    fn new(stream: Stream, state: &Rc<State>) -> Self {
+        Self { stream: RefCell::new(stream), state: Rc::clone(state), gone: Cell::new(false) }
+    }
+
+    /// Ready once a client is gone that waits for an answer.
+    fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
+        let gone = self.gone.get() || self.state.is_busy() && self.poll_hold(context).is_ready();
+        self.gone.set(gone);
+        if gone { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Holds what comes while nothing is to be shown. Ready if the client is gone.
+    fn poll_hold(&self, context: &mut Context<'_>) -> Poll<()> {
+        let (mut stream, mut intake) = (self.stream.borrow_mut(), self.state.intake.borrow_mut());
+        while intake.is_waiting() && !intake.is_full() {
+            let mut room = [MaybeUninit::uninit(); HELD_ROOM];
+            let mut buffer = ReadBuf::uninit(&mut room);
+            let outcome = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
+            let received = buffer.filled();
+            match outcome {
+                Ok(()) if !received.is_empty() => intake.hold(received),
+                // Who has asked for more still wants this answer.
+                Ok(()) if intake.has_more() => intake.finish(),
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
     /// Starts the clock of a client that does not read, and stops it when it does.
     fn sent<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let send = &self.state.send;
         match &outcome {
-            Poll::Pending if !self.state.send.is_armed() => {
-                self.state.send.arm(self.state.limits.send_idle_timeout.0);
-            }
-            Poll::Ready(_) if self.state.send.is_armed() => self.state.send.disarm(),
+            Poll::Pending if !send.is_armed() => send.arm(self.state.limits.send_idle_timeout.0),
+            Poll::Ready(_) if send.is_armed() => send.disarm(),
             _ => {}
         }
         outcome
     }
 }
 
+/// For what comes before it is wanted.
+const HELD_ROOM: usize = 1 << 10;
+
+/// The stream as the parser is shown it, one request at a time.
+struct Watched(Rc<Wire>);
+
 impl AsyncRead for Watched {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, state } = &mut *self;
-        let mut intake = state.intake.borrow_mut();
+        let Wire { stream, state, .. } = &*self.0;
+        let (mut stream, mut intake) = (stream.borrow_mut(), state.intake.borrow_mut());
         loop {
             if state.phase.get() == Phase::Idle {
                 intake.next();
@@ -309,8 +372,8 @@ impl AsyncRead for Watched {
                 buffer.put_slice(&shown);
                 return Poll::Ready(Ok(()));
             }
-            let waits = intake.is_waiting();
-            if waits && intake.is_full() {
+            if intake.is_waiting() {
+                // hyper can be done with an answer that is not all written.
                 state.waiting.set(Some(context.waker().clone()));
                 return Poll::Pending;
             }
@@ -318,25 +381,12 @@ impl AsyncRead for Watched {
                 return Poll::Ready(Ok(()));
             }
             let before = buffer.filled().len();
-            let outcome = Pin::new(&mut *stream).poll_read(context, buffer);
-            if outcome.is_pending() && waits && intake.has_more() {
-                state.waiting.set(Some(context.waker().clone()));
-            }
-            ready!(outcome)?;
+            ready!(Pin::new(&mut *stream).poll_read(context, buffer))?;
             let received = &buffer.filled()[before..];
-            if received.is_empty() && waits && intake.has_more() {
-                intake.finish();
-                continue;
-            }
             if received.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let passed = if waits {
-                intake.hold(received);
-                0
-            } else {
-                intake.pass(received)
-            };
+            let passed = intake.pass(received);
             buffer.set_filled(before + passed);
             if passed > 0 {
                 if at_head {
@@ -350,20 +400,21 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.sent(outcome)
+        let outcome = Pin::new(&mut *self.0.stream.borrow_mut()).poll_write(context, bytes);
+        self.0.sent(outcome)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let stream = Pin::new(&mut self.stream);
+        let mut stream = self.0.stream.borrow_mut();
+        let stream = Pin::new(&mut *stream);
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
         let outcome = match slices {
             [only] => stream.poll_write(context, only),
@@ -375,7 +426,7 @@ impl AsyncWrite for Watched {
                 stream.poll_write(context, joined.filled())
             }
         };
-        self.sent(outcome)
+        self.0.sent(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -383,16 +434,16 @@ impl AsyncWrite for Watched {
     }
 
     /// Called once there is nothing left to write.
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_flush(context);
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut *self.0.stream.borrow_mut()).poll_flush(context);
         if outcome.is_ready() {
-            self.state.flushed();
+            self.0.state.flushed();
         }
-        self.sent(outcome)
+        self.0.sent(outcome)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_shutdown(context)
     }
 }
 

@@ -156,7 +156,7 @@ fn shown(client: &Client<Tls>) -> CertificateDer<'static> {
 pub const PAIR: &str = ", tls: { certificate: tls.crt, private_key: tls.key }";
 
 /// A guard's setup with this pair on its listener.
-fn setup(backend: &Backend, pair: &Pair) -> Setup {
+pub fn setup(backend: &Backend, pair: &Pair) -> Setup {
     Setup::new(backend.address)
         .listener(PAIR)
         .file("tls.crt", &pair.certificate)

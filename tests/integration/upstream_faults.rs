@@ -1,12 +1,16 @@
 //! Backends that are down, slow, gone or wrong.
 
-use std::net::{Ipv4Addr, TcpListener};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::time::Duration;
+
+use rustix::net::sockopt;
 
 use crate::backend::{Act, Backend, ok};
 use crate::guard::{Guard, Setup, TOKEN, route, wait_for};
+use crate::http::Client;
 use crate::port::Reserved;
+use crate::tls::{self, Authority};
 
 fn reason(guard: &Guard, status: u16) -> String {
     let id = format!("r-{}", fastrand::u64(..));
@@ -166,15 +170,15 @@ fn stray_bytes_of_a_backend_reach_no_client() {
             for stream in listener.incoming() {
                 let mut stream = stream.expect("a connection");
                 let mut head = [0; 4096];
-                let _ = std::io::Read::read(&mut stream, &mut head);
+                let _ = Read::read(&mut stream, &mut head);
                 let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec();
                 if !late {
                     answer.extend_from_slice(stray.as_bytes());
                 }
-                let _ = std::io::Write::write_all(&mut stream, &answer);
+                let _ = Write::write_all(&mut stream, &answer);
                 if late {
                     let _ = tell.recv();
-                    let _ = std::io::Write::write_all(&mut stream, stray.as_bytes());
+                    let _ = Write::write_all(&mut stream, stray.as_bytes());
                     let _ = wrote.send(());
                 }
                 // Kept open, and silent from now on.
@@ -202,9 +206,9 @@ fn an_early_refusal_of_an_upload_reaches_the_client() {
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
         let mut head = [0; 4096];
-        let _ = std::io::Read::read(&mut stream, &mut head);
+        let _ = Read::read(&mut stream, &mut head);
         let answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\n\r\nmine";
-        std::io::Write::write_all(&mut stream, answer).expect("written");
+        Write::write_all(&mut stream, answer).expect("written");
         // Held open: the proxy must not wait for its end.
         std::thread::park();
     });
@@ -232,19 +236,56 @@ fn interim_answers_are_not_passed_on() {
 
 #[test]
 fn a_client_that_goes_away_takes_its_request_along() {
-    let begun = std::sync::Arc::new(AtomicUsize::new(0));
-    let count = std::sync::Arc::clone(&begun);
-    let backend = Backend::start(move |_| {
-        count.fetch_add(1, Ordering::Relaxed);
-        Act::Silence
-    });
+    let (backend, authority) = (Backend::start(|_| Act::Silence), Authority::new());
     let guard = Setup::new(backend.address).start();
-    let mut client = guard.client();
+    go_away(&backend, &guard, guard.client());
+    let guard = tls::setup(&backend, &authority.pair(&["localhost"])).start();
+    go_away(&backend, &guard, authority.client().connect(guard.proxy));
+}
+
+fn go_away<S: Read + Write>(backend: &Backend, guard: &Guard, mut client: Client<S>) {
+    let before = backend.seen().len();
     client.write(
         format!("GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\nX-Request-Id: gone\r\n\r\n").as_bytes(),
     );
-    wait_for("the backend", || begun.load(Ordering::Relaxed) == 1);
+    wait_for("the backend", || backend.seen().len() > before);
     drop(client);
     let line = guard.access_line("gone");
     assert_eq!((&line["outcome"], &line["reason"]), (&"failed".into(), &"client_gone".into()));
+}
+
+/// Those are found out too whose last word is a reset, with something unread before it.
+#[test]
+fn clients_that_are_gone_before_they_are_served_leave_nothing_behind() {
+    let (backend, authority) = (Backend::friendly(), Authority::new());
+    let guard = Setup::new(backend.address).proxy("workers: 1").start();
+    let secured = tls::setup(&backend, &authority.pair(&["localhost"])).start();
+    let request = "GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\n\r\n\r\n";
+    for _ in 0..200 {
+        let mut client = guard.client();
+        client.write(request.as_bytes());
+        sockopt::set_socket_linger(&client.stream, Some(Duration::ZERO)).expect("a socket");
+    }
+    let mut within = authority.client().connect(secured.proxy);
+    within.write(request.as_bytes());
+    within.stream.flush().expect("written");
+    within.stream.sock.write_all(b"no record of TLS").expect("written");
+    for guard in [&guard, &secured] {
+        let open = "scim_guard_connections{face=\"proxy\"}";
+        wait_for("the end of all connections", || guard.metric(open) == 0.0);
+    }
+}
+
+#[test]
+fn who_has_asked_for_more_is_not_gone_with_its_last_word() {
+    let backend = Backend::friendly();
+    let guard = Setup::new(backend.address).start();
+    let mut client = guard.client();
+    let request =
+        format!("GET /scim/v2/Users HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    client.write(request.repeat(3).as_bytes());
+    client.stream.shutdown(Shutdown::Write).expect("a socket");
+    let answers = String::from_utf8(client.rest()).expect("text");
+    // The last request is like any other whose client hangs up.
+    assert!(answers.matches("HTTP/1.1 200 OK").count() >= 2, "{answers}");
 }
