@@ -256,11 +256,14 @@ async fn answer_all(mut stream: UnixStream, log: Rc<RefCell<Log>>) {
         };
         let bytes: Vec<u8> = buffer.drain(..size).collect();
         let answer = log.borrow_mut().answer(bytes);
-        for piece in answer.bytes.chunks(answer.bytes.len().div_ceil(answer.pieces).max(1)) {
+        let size = answer.bytes.len().div_ceil(answer.pieces).max(1);
+        for (number, piece) in answer.bytes.chunks(size).enumerate() {
+            if number > 0 {
+                yield_now().await;
+            }
             if stream.write_all(piece).await.is_err() {
                 return;
             }
-            yield_now().await;
         }
         waits = answer.ends == Some(false);
         if answer.ends == Some(true) {

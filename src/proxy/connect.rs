@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 use super::Local;
 use super::backend::{Secured, Upstream};
 use super::balance::{Address, Peer};
-use super::pool::{Connection, Need, Pool, Slot, Turn};
+use super::pool::{Connection, Pool, Slot, Turn};
 use super::socket::Socket;
 use crate::clock::Uptime;
 use crate::server;
@@ -31,7 +31,8 @@ pub struct Connecting<'a> {
 pub struct Unreachable(pub String);
 
 impl Connecting<'_> {
-    pub async fn connect(&self, need: Need) -> Result<Connection, Unreachable> {
+    /// A `fresh` one is not taken from those that are kept.
+    pub async fn connect(&self, fresh: bool) -> Result<Connection, Unreachable> {
         let mut tried = Vec::new();
         let mut why = String::new();
         let mut pause = PAUSE_MIN;
@@ -41,7 +42,7 @@ impl Connecting<'_> {
             self.pool.look_up(&self.local.timers);
             let turn = match self.pool.is_awaited() && !has_waited {
                 true => Turn::Full,
-                false => self.turn(&tried, need),
+                false => self.turn(&tried, fresh),
             };
             has_waited = false;
             match turn {
@@ -93,9 +94,9 @@ impl Connecting<'_> {
         }
     }
 
-    fn turn(&self, tried: &[u32], need: Need) -> Turn {
+    fn turn(&self, tried: &[u32], fresh: bool) -> Turn {
         let generation = self.upstream.tls.as_ref().map_or(0, Secured::generation);
-        self.pool.turn(tried, need, generation, self.local.timers.coarse_millis())
+        self.pool.turn(tried, fresh, generation, self.local.timers.coarse_millis())
     }
 
     /// How much longer it may wait.

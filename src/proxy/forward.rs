@@ -15,7 +15,7 @@ use super::answer::{Interrupted, Stream};
 use super::backend::Upstream;
 use super::connect::{Connecting, Unreachable};
 use super::headers::{self, Identity, Origin, is_trusted};
-use super::pool::{Need, Pool};
+use super::pool::Pool;
 use super::upstream::{
     Answer, AnswerBody, Failure, Outgoing, OutgoingBody, Patience, Upload, exchange,
 };
@@ -86,8 +86,7 @@ impl Forward<'_> {
         record.calling(begun, server);
         let connecting = Connecting { local, upstream, pool, timer, begun };
         let unreachable = |why| unreachable(why, upstream);
-        let need = if upload.is_repeatable() { Need::Any } else { Need::Sound };
-        let mut connection = connecting.connect(need).await.map_err(unreachable)?;
+        let mut connection = connecting.connect(false).await.map_err(unreachable)?;
         loop {
             match exchange(connection, upload, timer, check).await {
                 Ok(answer) => {
@@ -97,7 +96,7 @@ impl Forward<'_> {
                 Err(Failure::HungUp) if upload.rewind() => {
                     let begun = clock.uptime();
                     let connecting = Connecting { begun, ..connecting };
-                    connection = connecting.connect(Need::Fresh).await.map_err(unreachable)?;
+                    connection = connecting.connect(true).await.map_err(unreachable)?;
                 }
                 Err(failure) => return Err(refused(failure, record)),
             }

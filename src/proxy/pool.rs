@@ -1,5 +1,5 @@
 //! Connections to an upstream: one worker's, as many as there may be, kept for the next request
-//! while nothing is known against them.
+//! while they are surely sound.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -54,17 +54,6 @@ struct Name {
     answered: Notify,
 }
 
-/// What a request needs of its connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Need {
-    /// One that is kept will do if nothing is known against it: the request may be sent twice.
-    Any,
-    /// One that is kept will do if the system knows nothing against it either.
-    Sound,
-    /// One on which nothing was sent before.
-    Fresh,
-}
-
 /// What a request is to do next.
 pub enum Turn {
     Use(Connection),
@@ -96,24 +85,24 @@ impl Pool {
         Self { state, names, slots: Slots::new(upstream.config.connections), used: Cell::new(0) }
     }
 
-    /// What a request does that has `tried` these in vain. It uses no kept connection of another
-    /// `generation`.
-    pub fn turn(&self, tried: &[u32], need: Need, generation: u64, now: u64) -> Turn {
+    /// What a request does that has `tried` these in vain. It uses no kept connection if it needs
+    /// a `fresh` one, and none of another `generation`.
+    pub fn turn(&self, tried: &[u32], fresh: bool, generation: u64, now: u64) -> Turn {
         self.used.set(now);
         let mut state = self.state.borrow_mut();
         let State { balance, idle } = &mut *state;
         let Some(number) = balance.turn(tried, now) else { return Turn::Exhausted };
-        if need == Need::Fresh {
+        if fresh {
             if self.slots.is_full() {
                 idle.clear();
             }
-        } else if let Some(connection) = take(idle, Some(number), need, generation, now) {
+        } else if let Some(connection) = take(idle, Some(number), generation, now) {
             return Turn::Use(connection);
         }
         let mut slot = Slot::take(&self.slots);
         if slot.is_none() {
             // One to another server is as good; those that are of no use give up their places.
-            if let Some(connection) = take(idle, None, need, generation, now) {
+            if let Some(connection) = take(idle, None, generation, now) {
                 return Turn::Use(connection);
             }
             slot = Slot::take(&self.slots);
@@ -228,20 +217,14 @@ impl Pool {
     }
 }
 
-/// The connection used last, which is the likeliest to be alive. One that is known to be closed by
-/// the backend, or on which it said something unasked, is passed over: nothing may be lost on it,
-/// and no answer be taken for another. Who asks decides how well that must be known.
-fn take(
-    idle: &mut Vec<Idle>,
-    peer: Option<u32>,
-    need: Need,
-    generation: u64,
-    now: u64,
-) -> Option<Connection> {
+/// The connection used last, which is the likeliest to be alive. One that the backend has closed,
+/// or on which it said something unasked, is passed over: nothing may be lost on it, and no answer
+/// be taken for another.
+fn take(idle: &mut Vec<Idle>, peer: Option<u32>, generation: u64, now: u64) -> Option<Connection> {
     let fits = |idle: &Idle| peer.is_none_or(|peer| idle.connection.peer == peer);
     while let Some(place) = idle.iter().rposition(fits) {
         let Idle { mut connection, until } = idle.remove(place);
-        if until > now && connection.generation == generation && connection.is_quiet(need) {
+        if until > now && connection.generation == generation && connection.is_quiet() {
             return Some(connection);
         }
     }
@@ -325,10 +308,8 @@ impl Connection {
         Self { socket, received, reused: false, keep_alive, generation, peer, _slot: slot }
     }
 
-    fn is_quiet(&mut self, need: Need) -> bool {
-        self.received.is_empty()
-            && (need == Need::Any && socket::seems_quiet(&self.socket)
-                || socket::is_quiet(&mut self.socket))
+    fn is_quiet(&mut self) -> bool {
+        self.received.is_empty() && socket::is_quiet(&mut self.socket)
     }
 
     /// Reads what has come, with this much room for it; 0 at the end.
@@ -365,7 +346,7 @@ mod tests {
 
     /// The place of a connection that may be opened.
     fn open(pool: &Pool, tried: &[u32]) -> Option<Slot> {
-        match pool.turn(tried, Need::Any, 0, 1) {
+        match pool.turn(tried, false, 0, 1) {
             Turn::Open(_, slot) => Some(slot),
             Turn::Full => None,
             Turn::Use(_) => panic!("none is kept"),
@@ -381,7 +362,7 @@ mod tests {
         drop(first);
         let third = open(&pool, &[1]);
         assert!(third.is_some() && open(&pool, &[]).is_none());
-        assert!(matches!(pool.turn(&[1, 2], Need::Any, 0, 1), Turn::Exhausted));
+        assert!(matches!(pool.turn(&[1, 2], false, 0, 1), Turn::Exhausted));
     }
 
     #[test]
@@ -397,17 +378,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_system_is_asked_about_a_connection_if_a_request_may_go_out_but_once() {
+    async fn what_arrived_before_the_runtime_heard_of_it_counts() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         let pool = pool(&format!("url: 'http://{address}/'"));
-        let Turn::Open(peer, slot) = pool.turn(&[], Need::Sound, 0, 1) else { panic!("none yet") };
+        let Turn::Open(peer, slot) = pool.turn(&[], false, 0, 1) else { panic!("none is kept") };
         let stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
         let socket = Socket::Left(crate::server::Socket::Left(stream));
         pool.put(Connection::new(socket, &peer, 0, slot), 1);
-        // The runtime does not come to hear of it.
         drop(listener.accept().expect("a connection"));
-        assert!(matches!(pool.turn(&[], Need::Sound, 0, 1), Turn::Open(..)));
+        assert!(matches!(pool.turn(&[], false, 0, 1), Turn::Open(..)));
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use tokio::io::Interest;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
@@ -13,17 +12,6 @@ use crate::server;
 
 /// In clear text, or within TLS, whose state is large and for which clear text should not pay.
 pub type Socket = Either<server::Socket, Box<TlsStream<server::Socket>>>;
-
-/// Whether the backend had said nothing and not hung up when the runtime last asked the system, a
-/// turn of its loop ago at most. Costs no call; false where that is not known, as within TLS.
-pub fn seems_quiet(socket: &Socket) -> bool {
-    let nothing = || Ok(());
-    match socket {
-        Either::Left(Either::Left(stream)) => stream.try_io(Interest::READABLE, nothing).is_err(),
-        Either::Left(Either::Right(stream)) => stream.try_io(Interest::READABLE, nothing).is_err(),
-        Either::Right(_) => false,
-    }
-}
 
 /// Whether the backend has said nothing and not hung up, as far as has arrived here.
 pub fn is_quiet(socket: &mut Socket) -> bool {

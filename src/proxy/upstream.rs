@@ -220,11 +220,6 @@ impl Upload {
         timer.limit(patience, piece).await.unwrap_or(Err(Failure::BodyTimedOut))
     }
 
-    /// Whether all of it may be sent again.
-    pub fn is_repeatable(&self) -> bool {
-        self.repeatable
-    }
-
     /// Makes ready to send all of it again; false if that is not safe.
     pub fn rewind(&mut self) -> bool {
         if self.repeatable {
