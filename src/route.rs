@@ -215,8 +215,11 @@ impl Routes {
         let host = || *host;
         let found = self.routes.iter().find_map(|route| {
             let (name, rest) = route.matches(host, target.path, str::eq)?;
-            let own = matches!(route.tenant, RouteTenant::One(_));
-            let tenant = Tenant { name, declared: own || self.tenants.contains(name) };
+            let declared = match route.tenant {
+                RouteTenant::One(_) => true,
+                RouteTenant::ByPath => self.tenants.contains(name),
+            };
+            let tenant = Tenant { name, declared };
             Some(Place { route, tenant, rest })
         });
         // Backends fold case, decode separators, drop parameters and merge slashes. If any of that
