@@ -118,14 +118,9 @@ pub(super) async fn within_limits<S, F: Future>(
     mut future: Pin<&mut F>,
 ) -> Result<F::Output, Ended> {
     let mut drain = pin!(scope.draining.cancelled());
-    let mut is_told = false;
     poll_fn(|context| {
-        // Once the drain has the task's waker it need not be asked again before its time.
-        if !state.leaving.get() && (!is_told || scope.draining.is_cancelled()) {
-            is_told = true;
-            if drain.as_mut().poll(context).is_ready() {
-                state.leave();
-            }
+        if !state.leaving.get() && drain.as_mut().poll(context).is_ready() {
+            state.leave();
         }
         if let Poll::Ready(output) = future.as_mut().poll(context) {
             return Poll::Ready(Ok(output));
