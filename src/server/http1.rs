@@ -96,7 +96,7 @@ pub(super) async fn run<S: Service>(
 /// is reset, and the client might never see the answer.
 async fn linger(stream: &mut Stream, timers: &Timers) {
     let rest = async {
-        let mut buffer = [0; 4096];
+        let mut buffer = vec![0; 4096]; // Not within the state of every connection.
         let mut bytes = 0;
         while bytes <= LINGER_BYTES {
             match stream.read(&mut buffer).await {
