@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::headers::{connection_options, has_option, is_hop_by_hop};
+use super::headers::{connection_options, is_hop_by_hop};
 use super::pool::Connection;
 use crate::server::HeadSearch;
 use crate::server::timer::Timer;
@@ -74,26 +74,29 @@ impl Head {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return Err("it changed the protocol unasked");
         }
-        let told = Told::read(fields)?;
-        if told.chunked && (told.length.is_some() || http_10) {
-            return Err("its length is told in two ways");
-        }
+        let mut told = Told::default();
         let mut headers = HeaderMap::with_capacity(fields.len());
         for field in fields {
-            let Ok(name) = HeaderName::from_bytes(field.name.as_bytes()) else {
-                return Err("a header is malformed");
-            };
-            // Where there can be no body there is no length either (RFC 9110 section 8.6).
-            let empty = status == StatusCode::NO_CONTENT && name == header::CONTENT_LENGTH;
-            let nominated = has_option(&told.nominated, name.as_str());
-            if !empty && !nominated && !is_hop_by_hop(name.as_str()) {
+            let name =
+                HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MALFORMED_HEADER)?;
+            told.note(&name, field.value)?;
+            if !is_hop_by_hop(name.as_str()) {
                 let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
-                headers.append(name, value.map_err(|_| "a header is malformed")?);
+                headers.append(name, value.map_err(|_| MALFORMED_HEADER)?);
             }
         }
-        let Told { length, chunked, close, keep_alive, .. } = told;
-        let reusable = !http_10 && !close;
-        Ok(Self { status, headers, reusable, keep_alive, length, chunked })
+        let Told { length, chunked, close, nominated, keep_alive } = told;
+        if chunked && (length.is_some() || http_10) {
+            return Err("its length is told in two ways");
+        }
+        for name in nominated {
+            headers.remove(name);
+        }
+        // Where there can be no body there is no length either (RFC 9110 section 8.6).
+        if status == StatusCode::NO_CONTENT {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        Ok(Self { status, headers, reusable: !http_10 && !close, keep_alive, length, chunked })
     }
 }
 
@@ -104,42 +107,34 @@ struct Told<'a> {
     chunked: bool,
     close: bool,
     /// Headers that end here.
-    nominated: Vec<&'a [u8]>,
+    nominated: Vec<&'a str>,
     keep_alive: Option<Duration>,
 }
 
 impl<'a> Told<'a> {
-    fn read(fields: &'a [httparse::Header<'a>]) -> Result<Self, &'static str> {
-        let mut told = Self::default();
-        for &httparse::Header { name, value } in fields {
-            let is = |known: &str| name.eq_ignore_ascii_case(known);
-            match name.len() {
-                14 if is("content-length") => {
-                    let length = content_length(value)?;
-                    if told.length.replace(length).is_some() {
-                        return Err("its length is told twice");
-                    }
-                }
-                17 if is("transfer-encoding") => {
-                    if told.chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                        return Err("its transfer encoding is not chunked alone");
-                    }
-                    told.chunked = true;
-                }
-                10 if is("connection") => {
-                    for option in connection_options(value) {
-                        match option.len() {
-                            5 if option.eq_ignore_ascii_case(b"close") => told.close = true,
-                            10 if option.eq_ignore_ascii_case(b"keep-alive") => {}
-                            _ => told.nominated.push(option),
-                        }
-                    }
-                }
-                10 if is("keep-alive") => told.keep_alive = told.keep_alive.or(keep_alive(value)),
-                _ => {}
+    fn note(&mut self, name: &HeaderName, value: &'a [u8]) -> Result<(), &'static str> {
+        if name == header::CONTENT_LENGTH {
+            if self.length.replace(content_length(value)?).is_some() {
+                return Err("its length is told twice");
             }
+        } else if name == header::TRANSFER_ENCODING {
+            if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err("its transfer encoding is not chunked alone");
+            }
+            self.chunked = true;
+        } else if name == header::CONNECTION {
+            for option in connection_options(value) {
+                let option = std::str::from_utf8(option).unwrap_or_default();
+                if option.eq_ignore_ascii_case("close") {
+                    self.close = true;
+                } else if !option.eq_ignore_ascii_case("keep-alive") {
+                    self.nominated.push(option);
+                }
+            }
+        } else if name.as_str() == "keep-alive" {
+            self.keep_alive = self.keep_alive.or_else(|| keep_alive(value));
         }
-        Ok(told)
+        Ok(())
     }
 }
 
@@ -170,6 +165,7 @@ fn check_front(front: &[u8]) -> Result<(), &'static str> {
 
 const TOO_LARGE: &str = "the head is too large";
 const MALFORMED: &str = "the head is malformed";
+const MALFORMED_HEADER: &str = "a header is malformed";
 const INTERIM_MAX: u32 = 16;
 const HEADERS_MAX: usize = 128;
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -506,8 +502,8 @@ mod tests {
         }
     }
 
-    fn head(text: &str) -> Result<Option<Head>, &'static str> {
-        Head::parse(&mut BytesMut::from(text), &mut 0)
+    fn head(bytes: impl AsRef<[u8]>) -> Result<Option<Head>, &'static str> {
+        Head::parse(&mut BytesMut::from(bytes.as_ref()), &mut 0)
     }
 
     #[test]
@@ -544,8 +540,17 @@ mod tests {
     }
 
     #[test]
+    fn what_concerns_the_connection_alone_ends_here() {
+        let text = b"HTTP/1.1 200 OK\r\nX-Hop: 1\r\nX-Hop: 2\r\nKeep-Alive: max=1\r\nX: 3\r\nConnection: keep-alive, , no name, \xff, x-hOp\r\n\r\n";
+        let hop = head(text).expect("well formed").expect("complete");
+        assert!(hop.reusable && hop.headers.len() == 1 && hop.headers["x"] == "3");
+        let empty = head("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n");
+        assert!(empty.expect("well formed").expect("complete").headers.is_empty());
+    }
+
+    #[test]
     fn storms_of_interim_answers_and_trailers_end() {
-        assert!(head(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(100)).is_err());
+        assert!(head("HTTP/1.1 100 Continue\r\n\r\n".repeat(100)).is_err());
         assert!(chunked(&format!("0\r\n{}\r\n", "X: y\r\n".repeat(1000)), 7).is_err());
     }
 

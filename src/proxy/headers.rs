@@ -44,7 +44,7 @@ fn nominated(headers: &HeaderMap) -> Vec<&[u8]> {
     values.flat_map(connection_options).collect()
 }
 
-pub fn has_option(options: &[&[u8]], name: &str) -> bool {
+fn has_option(options: &[&[u8]], name: &str) -> bool {
     options.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
 }
 
